@@ -1,0 +1,176 @@
+"""Energy by site, with intervals; conserves: attributed + idle + unattributed is what the rail saw."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from joulemeter.reading import Rail, outermost
+from joulemeter.span import Site
+from joulemeter.timeline import Gap
+
+CONSERVATION = 1e-9
+"""Relative error within which a rail's parts add up to its whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """Joules with a 95 % interval; all three NaN where nobody can say."""
+
+    energy_j: float
+    low_j: float
+    high_j: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """The three figures; null where not known."""
+        return {key: number(getattr(self, key)) for key in ("energy_j", "low_j", "high_j")}
+
+
+UNKNOWN = Energy(math.nan, math.nan, math.nan)
+
+
+@dataclass(frozen=True, slots=True)
+class RailLedger:
+    """What one rail measured and where it went. ``energy`` is gross, gaps left out."""
+
+    rail: Rail
+    energy: Energy
+    idle: Energy
+    attributed_j: float
+    unattributed_j: float
+    tail_j: float = 0.0
+    """The part of ``unattributed_j`` that lies in a device's tail after its last span."""
+    gaps: tuple[Gap, ...] = ()
+    lag_ns: int = 0
+    """The lag used: the rail's own, or estimated where the rail does not say."""
+    window_ns: int = 0
+    """The averaging window used, likewise."""
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The rail's object of the JSON report."""
+        return {
+            "id": self.rail.id,
+            "name": self.rail.name,
+            "origin": self.rail.origin,
+            **self.energy.to_json(),
+            "idle_j": number(self.idle.energy_j),
+            "idle_low_j": number(self.idle.low_j),
+            "idle_high_j": number(self.idle.high_j),
+            "attributed_j": number(self.attributed_j),
+            "unattributed_j": number(self.unattributed_j),
+            "tail_j": number(self.tail_j),
+            "kind": self.rail.kind,
+            "inside": self.rail.inside,
+            "source": self.rail.source,
+            "lag_ns": self.lag_ns,
+            "window_ns": self.window_ns,
+            "gaps": [{"start_ns": g.start_ns, "end_ns": g.end_ns, "reason": g.reason} for g in self.gaps],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRail:
+    """One site's energy on one rail, net of idle.
+
+    ``resolved`` is False where the meter cannot tell the site from ``confounded_with`` (site ids), or,
+    where that is empty, from nothing; ``joint`` is then the group's exclusive energy.
+    """
+
+    rail: int
+    resolved: bool
+    confounded_with: tuple[int, ...]
+    exclusive: Energy
+    inclusive: Energy
+    joint: Energy | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The site's entry for this rail in the JSON report."""
+        return {
+            "rail": self.rail,
+            "resolved": self.resolved,
+            "confounded_with": list(self.confounded_with),
+            "exclusive": self.exclusive.to_json(),
+            "inclusive": self.inclusive.to_json(),
+            "joint": None if self.joint is None else self.joint.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SiteLedger:
+    """One site: how often it ran, for how long (exclusive and inclusive seconds), and its joules."""
+
+    site: Site
+    calls: int
+    time_s: float
+    exclusive_s: float
+    rails: tuple[SiteRail, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The site's object of the JSON report."""
+        site = self.site
+        return {
+            "id": site.id,
+            "name": site.name,
+            "kind": site.kind,
+            "file": site.file,
+            "line": site.line,
+            "column": site.column,
+            "function": site.function,
+            "calls": self.calls,
+            "time_s": self.time_s,
+            "exclusive_s": self.exclusive_s,
+            "arguments": site.arguments,
+            "rails": [each.to_json() for each in self.rails],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Where the joules of a run went."""
+
+    rails: tuple[RailLedger, ...]
+    sites: tuple[SiteLedger, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> Energy:
+        """The outermost rails together; NaN where one of them is not known, or where there is none.
+
+        Rails' errors are taken as dependent (one machine, one thermal state): interval ends add.
+        """
+        outer = {rail.id for rail in outermost(tuple(each.rail for each in self.rails))}
+        parts = [each.energy for each in self.rails if each.rail.id in outer]
+        if not parts:
+            return UNKNOWN
+        return Energy(*(sum(getattr(part, key) for part in parts) for key in ("energy_j", "low_j", "high_j")))
+
+    def check(self) -> None:
+        """Raises AssertionError if a rail's parts do not add up to the whole, within CONSERVATION."""
+        for each in self.rails:
+            whole = each.energy.energy_j
+            if math.isnan(whole):
+                continue
+            parts = each.attributed_j + each.idle.energy_j + each.unattributed_j
+            assert abs(parts - whole) <= CONSERVATION * max(1.0, abs(whole)), (each.rail.name, parts, whole)
+            exclusive = math.fsum(
+                entry.exclusive.energy_j for site in self.sites for entry in site.rails if entry.rail == each.rail.id
+            )
+            assert abs(exclusive - each.attributed_j) <= CONSERVATION * max(1.0, abs(whole)), each.rail.name
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``joulemeter report --format json`` prints."""
+        return {
+            "schema": 1,
+            "rails": [rail.to_json() for rail in self.rails],
+            "sites": [site.to_json() for site in self.sites],
+            "total": self.total.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+def number(value: float) -> float | None:
+    """``value``, or None where it is not known: JSON has no NaN."""
+    return None if math.isnan(value) or math.isinf(value) else value

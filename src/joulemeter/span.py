@@ -1,0 +1,92 @@
+"""Site (a place that spends energy), Spans (when it ran), and what a Tracer promises."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SiteKind = Literal["run", "call", "operator", "module", "kernel", "span"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in a program that spends energy: ``torch.nn.functional.linear`` at ``train.py:42``."""
+
+    id: int
+    name: str
+    kind: SiteKind = "call"
+    file: str = ""
+    line: int = 0
+    column: int = 0
+    function: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """Distributions of the described arguments (shapes, dtypes, bytes); empty where none were seen."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object for ``run.json.sites``."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Site:
+        """A site out of ``run.json``; unknown keys are left alone, null places become empty ones."""
+        known = {each.name for each in fields(Site)}
+        return Site(**{key: value for key, value in data.items() if key in known and value is not None})
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """When sites ran: five columns of one length, a row a span.
+
+    ``site`` int32, ``lane`` int32 (a thread, task or device stream), ``start_ns`` and ``end_ns`` int64,
+    ``parent`` int64 (a row number, −1 for none). Rows need no order. On one lane spans nest.
+    """
+
+    site: NDArray[Any]
+    lane: NDArray[Any]
+    start_ns: NDArray[Any]
+    end_ns: NDArray[Any]
+    parent: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.site)
+
+    @staticmethod
+    def empty() -> Spans:
+        """No spans at all."""
+        import numpy as np
+
+        return Spans(*(np.empty(0, dtype) for dtype in (np.int32, np.int32, np.int64, np.int64, np.int64)))
+
+
+class SpanSink(Protocol):
+    """What a tracer writes to: the recorder's promise. Enter and exit nest within one thread."""
+
+    def site(
+        self, name: str, kind: SiteKind, file: str = "", line: int = 0, column: int = 0, function: str = ""
+    ) -> int:
+        """The id of this site; the same arguments give the same id."""
+
+    def enter(self, site: int) -> None:
+        """The site starts to run on the calling thread, now."""
+
+    def exit(self) -> None:
+        """The innermost open span of the calling thread ends, now."""
+
+    def add(self, lane: str, site: int, start_ns: int, end_ns: int, parent_site: int = -1) -> None:
+        """A span seen by someone else (a device's own clock, already moved onto ``monotonic_ns``)."""
+
+    def describe(self, site: int, arguments: dict[str, Any]) -> None:
+        """Sets the argument distributions of a site."""
+
+
+class Tracer(Protocol):
+    """One way to see what a program does: ``frameworks/<name>.py`` offers one."""
+
+    def start(self, sink: SpanSink) -> None:
+        """Begins to write spans to ``sink``."""
+
+    def stop(self) -> None:
+        """Stops, and leaves the program as it was."""

@@ -1,0 +1,167 @@
+"""Cumulative joules of one rail against time: unwraps counters, integrates gauges, keeps gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from joulemeter.reading import Rail
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_PLAUSIBLE_W = 20_000.0
+"""No single supply that a counter meters draws more: a fall that would need more is a reset, not a wrap."""
+
+GapReason = Literal["no answer", "reset", "ambiguous wrap", "hole", "impossible value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stretch of time whose energy nobody saw: unknown, not zero."""
+
+    start_ns: int
+    end_ns: int
+    reason: GapReason
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Cumulative energy of one rail.
+
+    ``t_ns`` int64 (n,), strictly increasing; ``energy_j`` float64 (n,), never decreasing, zero at the
+    first sample. Over an interval of ``unknown`` (bool (n−1,)) the energy was not seen: ``energy_j``
+    stands still there, and whoever sums must leave it out and say so. ``failed`` counts readings that
+    did not answer.
+    """
+
+    rail: Rail
+    t_ns: NDArray[np.int64]
+    energy_j: NDArray[np.float64]
+    unknown: NDArray[np.bool_]
+    gaps: tuple[Gap, ...]
+    failed: int
+
+    @property
+    def total_j(self) -> float:
+        """What the rail measured, gaps left out; NaN with fewer than two readings."""
+        return float(self.energy_j[-1]) if len(self.t_ns) > 1 and not self.unknown.all() else float("nan")
+
+    def between(self, start_ns: int, end_ns: int) -> float:
+        """Joules from ``start_ns`` to ``end_ns``, straight lines between readings; NaN where the
+        stretch reaches outside the readings or into a gap."""
+        if len(self.t_ns) < 2 or start_ns < self.t_ns[0] or end_ns > self.t_ns[-1]:
+            return float("nan")
+        first = np.searchsorted(self.t_ns, start_ns, side="right") - 1
+        last = np.searchsorted(self.t_ns, end_ns, side="left")
+        if self.unknown[first:last].any():
+            return float("nan")
+        low, high = np.interp([start_ns, end_ns], self.t_ns, self.energy_j)
+        return float(high - low)
+
+
+def from_readings(rail: Rail, t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> Timeline:
+    """The timeline of one rail's readings, in any order; NaN values are reads that failed.
+
+    A read that failed is a gap in what we know of a gauge; a counter loses nothing by it, because the
+    next good reading holds the whole difference.
+    """
+    order = np.argsort(t_ns, kind="stable")
+    t_ns, value = np.asarray(t_ns, np.int64)[order], np.asarray(value, np.float64)[order]
+    distinct = np.append(np.diff(t_ns) > 0, True) if len(t_ns) else np.empty(0, bool)
+    t_ns, value = t_ns[distinct], value[distinct]
+    build = _counter if rail.kind == "counter" else _gauge
+    return build(rail, t_ns, value)
+
+
+def _counter(rail: Rail, t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> Timeline:
+    # An energy counter holds joules since some past moment: it is finite, not negative, within its range.
+    answered = ~np.isnan(value)
+    possible = np.isfinite(value) & (value >= 0)
+    if rail.range_j is not None:
+        possible &= value <= rail.range_j * (1 + 1e-9)
+    t_ns, value = t_ns[possible], value[possible]
+    if len(t_ns) == 0:
+        return _empty(rail, int((~answered).sum()))
+    step_j = np.diff(value)
+    reasons = np.full(len(step_j), "", dtype=object)
+    fell = step_j < 0
+    if fell.any():
+        step_j, reasons = _mend_falls(rail, np.diff(t_ns) / 1e9, step_j, fell, reasons)
+    # A rise that no supply could make: a counter that jumped (a foreign reset to a higher value).
+    jumped = step_j > MAX_PLAUSIBLE_W * np.maximum(np.diff(t_ns) / 1e9, 1e-3)
+    reasons[jumped & (reasons == "")] = "impossible value"
+    return _assemble(rail, t_ns, step_j, reasons, int((~answered).sum()))
+
+
+def _mend_falls(
+    rail: Rail,
+    dt_s: NDArray[np.float64],
+    step_j: NDArray[np.float64],
+    fell: NDArray[np.bool_],
+    reasons: NDArray[np.object_],
+) -> tuple[NDArray[np.float64], NDArray[np.object_]]:
+    """A falling counter has wrapped if one wrap needs no implausible power; else it was reset."""
+    if rail.range_j is None:
+        reasons[fell] = "reset"
+        return step_j, reasons
+    power = step_j[~fell] / dt_s[~fell]
+    usual_w = float(power.max()) if len(power) else 0.0
+    # Ten times the highest power seen, never less than 1 kW and never more than any supply gives.
+    limit_w = min(MAX_PLAUSIBLE_W, max(1_000.0, 10 * usual_w))
+    wrapped = np.where(fell, step_j + rail.range_j, step_j)
+    reset = fell & (wrapped > limit_w * np.maximum(dt_s, 1e-3))
+    # Across a hole so long that the usual power fills the range, the number of wraps is anyone's guess.
+    ambiguous = fell & ~reset & (usual_w * dt_s > rail.range_j)
+    reasons[reset] = "reset"
+    reasons[ambiguous] = "ambiguous wrap"
+    return wrapped, reasons
+
+
+def _gauge(rail: Rail, t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> Timeline:
+    # A sample covers the time before its stamp, back to the sample before it, but no longer than twice
+    # its period: what lies further back was seen by nobody.
+    if len(t_ns) == 0:
+        return _empty(rail, 0)
+    answered = ~np.isnan(value)
+    possible = np.isfinite(value) & (value >= 0)
+    dt_ns = np.diff(t_ns)
+    covered = possible[1:]
+    reasons = np.full(len(dt_ns), "", dtype=object)
+    reasons[~covered] = "impossible value"
+    reasons[~answered[1:]] = "no answer"
+    hole = dt_ns > 2 * rail.period_ns + 1_000_000 if rail.period_ns > 0 else np.zeros(len(dt_ns), bool)
+    reasons[hole & (reasons == "")] = "hole"
+    step_j = np.where(possible[1:], value[1:], 0.0) * dt_ns / 1e9
+    return _assemble(rail, t_ns, step_j, reasons, int((~answered).sum()))
+
+
+def _assemble(
+    rail: Rail,
+    t_ns: NDArray[np.int64],
+    step_j: NDArray[np.float64],
+    reasons: NDArray[np.object_],
+    failed: int,
+) -> Timeline:
+    unknown = reasons != ""
+    energy_j = np.concatenate([[0.0], np.cumsum(np.where(unknown, 0.0, step_j))])
+    where = np.flatnonzero(unknown)
+    gaps = tuple(Gap(int(t_ns[i]), int(t_ns[i + 1]), reasons[i]) for i in where)
+    return Timeline(rail, t_ns, energy_j, unknown.astype(bool), _joined(gaps), failed)
+
+
+def _joined(gaps: tuple[Gap, ...]) -> tuple[Gap, ...]:
+    """Gaps that touch and share a reason, as one."""
+    joined: list[Gap] = []
+    for gap in gaps:
+        if joined and joined[-1].end_ns == gap.start_ns and joined[-1].reason == gap.reason:
+            joined[-1] = Gap(joined[-1].start_ns, gap.end_ns, gap.reason)
+        else:
+            joined.append(gap)
+    return tuple(joined)
+
+
+def _empty(rail: Rail, failed: int) -> Timeline:
+    return Timeline(rail, np.empty(0, np.int64), np.empty(0), np.empty(0, bool), (), failed)
