@@ -1,0 +1,1 @@
+"""Joulemeter: where the joules of deep-learning code go, each number with its origin and an interval."""

@@ -1,0 +1,75 @@
+"""The command line: one file, one command. No command holds arithmetic."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+from typing import Any
+
+import click
+
+from joulemeter.errors import JoulemeterError
+
+
+class Commands(click.Group):
+    """The commands are the files of this folder; a file is imported when its command is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__))
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(ctx):
+            return None
+        module = importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if near:
+                error.message += f" Did you mean '{near[0]}'?"
+            raise
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="joulemeter")
+def command() -> None:
+    """Where the joules go: energy of deep-learning code, with origin and interval.
+
+    \b
+    First steps:
+      joulemeter doctor               which meters this machine has
+      joulemeter run train.py         run a script and see where its joules went
+      joulemeter report RUN           the same table again, or JSON, from its run folder
+
+    Exit statuses: 0 done; 1 a foreseen fault; 2 usage; 3 meter; 4 run folder; 5 data set; 6 network file;
+    7 predictor. `run` ends with the exit status of the script.
+    """
+
+
+def main() -> None:
+    """Runs the command line; foreseen faults become one line on stderr and their exit status."""
+    if os.environ.get("NO_COLOR"):
+        command.context_settings["color"] = False
+    try:
+        status = command.main(standalone_mode=False)
+    except click.exceptions.Abort:
+        status = 130
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except JoulemeterError as error:
+        click.echo(f"joulemeter: {error}", err=True)
+        status = error.exit_status
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): nothing more to say, and not at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,1 @@
+"""Plugins, found by scanning this folder."""
