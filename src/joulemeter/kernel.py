@@ -3,11 +3,11 @@
 Shapes are plain words and whole numbers. Families share this vocabulary where it applies, so that a
 predictor and an importer mean the same thing: ``height``, ``width`` (of the input; ``length`` in one
 dimension, ``depth`` the third), ``in_channels``, ``out_channels``, ``kernel_height``, ``kernel_width``,
-``stride_height``, ``stride_width``, ``padding_height``, ``padding_width`` (left out: "same"), ``dilation_height``,
-``dilation_width``, ``groups``; ``rows``, ``inner``, ``columns`` of a matrix product (rows × inner by
-inner × columns); ``in_features``, ``out_features``; ``heads``, ``key_heads``, ``head_width``, ``queries``, ``keys`` of
-attention; ``elements`` where only the count matters. What a shape does not name is 1 (a stride, a group)
-or absent.
+``stride_height``, ``stride_width``, ``padding_height``, ``padding_width`` (left out: "same"),
+``dilation_height``, ``dilation_width``, ``groups``; ``rows``, ``inner``, ``columns`` of a matrix product
+(rows × inner by inner × columns); ``in_features``, ``out_features``; ``heads``, ``key_heads``,
+``head_width``, ``queries``, ``keys`` of attention; ``elements`` where only the count matters. What a shape
+does not name is 1 (a stride, a group) or absent.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Kernel:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Kernel:
-        """A kernel out of ``to_json``; raises DatasetError where the family or the shape is missing or odd."""
+        """A kernel out of ``to_json``; raises DatasetError where family or shape is missing or odd."""
         shape = data.get("shape", {})
         if not isinstance(data.get("family"), str) or not isinstance(shape, Mapping):
             raise DatasetError("a kernel lacks its family or its shape", "write it with Kernel.to_json")
