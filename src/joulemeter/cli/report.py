@@ -1,0 +1,61 @@
+"""`joulemeter report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--format", "form", default="text", metavar="NAME", help="text (default), json, or another; `--formats` lists them.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of to stdout.")
+@click.option("--formats", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, p, v: _list(c, v), help="List the formats.")
+def command(path: Path, form: str, output: Path | None) -> None:
+    """Show where the joules of a run went, from its run folder.
+
+    \b
+      joulemeter report joulemeter-run-1
+      joulemeter report joulemeter-run-1 --format json -o run.json
+    """
+    from joulemeter import report, run
+
+    view = report.format_named(form)
+    recorded = run.load(path)
+    ledger = recorded.ledger(_progress())
+    if form == "text" and output is None and sys.stdout.isatty():
+        from rich.console import Console
+
+        from joulemeter.report.text import show
+
+        show(recorded, ledger, Console())
+        return
+    _write(view.render(recorded, ledger), output)
+
+
+def _write(text: str | bytes, output: Path | None) -> None:
+    if output is None:
+        click.get_binary_stream("stdout").write(text if isinstance(text, bytes) else text.encode())
+        return
+    from joulemeter.errors import UsageError
+
+    try:
+        output.write_bytes(text if isinstance(text, bytes) else text.encode())
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written ({error.strerror})", "-o with a writable place") from None
+
+
+def _progress():  # type: ignore[no-untyped-def]
+    from joulemeter.cli._progress import fraction_bar
+
+    return fraction_bar("attributing")
+
+
+def _list(context: click.Context, wanted: bool) -> None:
+    if wanted:
+        from joulemeter import report
+
+        click.echo("\n".join(report.names()))
+        context.exit()

@@ -1,0 +1,88 @@
+"""`joulemeter run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from joulemeter.supervisor import Outcome
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--api", metavar="NAME,…", help="Libraries whose calls are metered, by dotted prefix. Default: every deep-learning library that the script imports.")
+@click.option("--level", default="api", metavar="NAME,…", show_default=True, help="run, api, module, operator, kernel: how fine, several together.")
+@click.option("--source", metavar="NAME,…", help="Meters to read (see `joulemeter doctor`). Default: all that answer, else the estimate.")
+@click.option("--period", metavar="TIME", help="Read every source this often, e.g. 10ms. Default: its own refresh period.")
+@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), metavar="RUN", help="The run folder. Default: joulemeter-run-1, -2, …")
+@click.option("--force", is_flag=True, help="Replace the run folder if it exists.")
+@click.option("--idle", default="0.25s", show_default=True, metavar="TIME", help="Watch the idle machine this long before and after.")
+@click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
+@click.option("-c", "code", is_flag=True, help="The program is a string of code, as in python -c.")
+@click.option("--quiet", is_flag=True, help="Print no table.")
+@click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="script.py [ARGS]…")
+def command(
+    api: str | None,
+    level: str,
+    source: str | None,
+    period: str | None,
+    folder: Path | None,
+    force: bool,
+    idle: str,
+    module: bool,
+    code: bool,
+    quiet: bool,
+    program: tuple[str, ...],
+) -> None:
+    """Run a Python program unchanged, and see where its joules went.
+
+    The program keeps its arguments, input, output, signals and exit status; the table goes to stderr.
+
+    \b
+      joulemeter run train.py --epochs 3
+      joulemeter run --api torch,numpy -o RUN -- train.py --epochs 3
+      joulemeter run -m package.train
+    """
+    from joulemeter import sources, supervisor, units
+
+    _must_exist(program[0], module or code)
+    what = ["-m" if module else "-c", *program] if module or code else list(program)
+    outcome = supervisor.supervise(
+        what,
+        launcher=[*(["--api", api] if api is not None else []), "--level", level],
+        specs=source.split(",") if source is not None else sources.default_specs(),
+        folder=folder,
+        force=force,
+        period_ns=None if period is None else round(units.parse_seconds(period) * 1e9),
+        idle_s=units.parse_seconds(idle),
+    )
+    if not quiet:
+        _show(outcome)
+    supervisor.end_like(outcome.status)
+
+
+def _must_exist(script: str, elsewhere: bool) -> None:
+    from joulemeter.errors import UsageError
+
+    if not elsewhere and not Path(script).exists():
+        raise UsageError(f"{script}: there is no such script", "its path, or -m for a module")
+
+
+def _show(outcome: Outcome) -> None:
+    from rich.console import Console
+
+    from joulemeter.cli._progress import fraction_bar
+    from joulemeter.report.text import render, show
+
+    if outcome.run is None:
+        click.echo(f"joulemeter: {outcome.fault}", err=True)
+        return
+    ledger = outcome.run.ledger(fraction_bar("attributing"))
+    if sys.stderr.isatty():
+        show(outcome.run, ledger, Console(stderr=True))
+    else:
+        click.echo(render(outcome.run, ledger), err=True, nl=False)
+    click.echo(f"Run folder: {outcome.folder}   (again: joulemeter report {outcome.folder})", err=True)

@@ -1,0 +1,131 @@
+"""Runs a program under the meter: sampler beside it, launcher inside it, and its end as it was.
+
+The program is a child process, started exactly as ``python script.py`` would start it; this process waits,
+hands on the signals that were meant for it, and turns the records into a run folder when it has ended,
+however it ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from joulemeter import run
+from joulemeter.errors import RunFolderError
+from joulemeter.sampler import Sampler
+
+_FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+_SI_KERNEL = 0x80  # siginfo_t.si_code of a signal that the terminal sent, to the whole process group
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a metered program ended. ``status`` is the child's return code: negative, the signal that killed it."""
+
+    folder: Path
+    run: run.Run | None
+    status: int
+    fault: str | None = None
+
+
+def supervise(
+    program: Sequence[str],
+    *,
+    launcher: Sequence[str] = (),
+    specs: Sequence[str],
+    folder: Path | None = None,
+    force: bool = False,
+    period_ns: int | None = None,
+    idle_s: float = 0.25,
+) -> Outcome:
+    """Runs ``program`` (what would stand after ``python``) metered by the sources ``specs``.
+
+    ``launcher`` are options of joulemeter.launch. For ``idle_s`` before and after, nothing runs, so that the
+    run holds a baseline. Raises RunFolderError and SourceUnavailable before the program has started, never
+    after.
+    """
+    made = run.create(folder, program, force=force)
+    try:
+        sampler = Sampler(made / run.RAW, specs, period_ns)
+    except BaseException:
+        _remove(made)
+        raise
+    time.sleep(idle_s)
+    started_ns = time.monotonic_ns()
+    child = _start(made, program, launcher)
+    status = _wait(child)
+    ended_ns = time.monotonic_ns()
+    time.sleep(idle_s)
+    account, notes = sampler.stop()
+    facts = _facts(made, status, account, notes, started_ns, ended_ns)
+    try:
+        return Outcome(made, run.finish(made, facts), status)
+    except RunFolderError as fault:
+        return Outcome(made, None, status, str(fault))
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder)
+
+
+def _start(folder: Path, program: Sequence[str], launcher: Sequence[str]) -> subprocess.Popen[bytes]:
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    command = [sys.executable, *flags, "-m", "joulemeter.launch", "--raw", str((folder / run.RAW).absolute()), *launcher, *program]
+    libc = ctypes.CDLL(None)
+
+    def die_with_the_supervisor() -> None:
+        # `kill -9` of `joulemeter run` is meant for the script, as it would be without us.
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    return subprocess.Popen(command, preexec_fn=die_with_the_supervisor)  # noqa: PLW1509 - no threads run here
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """The child's return code; signals sent to this process alone are handed on to it."""
+    watched = _FORWARDED | {signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    try:
+        while (status := child.poll()) is None:
+            info = signal.sigtimedwait(watched, 0.5)
+            if info is not None and info.si_signo in _FORWARDED and info.si_code != _SI_KERNEL:
+                child.send_signal(info.si_signo)
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+    return status
+
+
+def _facts(
+    folder: Path, status: int, account: dict[str, Any], notes: list[str], started_ns: int, ended_ns: int
+) -> dict[str, Any]:
+    ended = (folder / run.RAW / "ended").exists()
+    if status < 0 and not ended:
+        notes = [*notes, f"interrupted: the script was killed by {signal.Signals(-status).name}"]
+    return {
+        "program": {"start_ns": started_ns, "end_ns": ended_ns},
+        "end": {"monotonic_ns": ended_ns},
+        "exit_status": status,
+        "interrupted": status < 0 and not ended,
+        "sampler": account,
+        "notes": notes,
+    }
+
+
+def end_like(status: int) -> None:
+    """Ends this process as the program ended: the same exit status, or death by the same signal."""
+    if status >= 0:
+        sys.exit(status)
+    signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+    time.sleep(1.0)
+    sys.exit(128 - status)
