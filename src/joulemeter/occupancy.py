@@ -1,0 +1,327 @@
+"""Which site runs innermost, when: spans of any order into lanes that nest, and seconds per reading.
+
+The work is a handful of sorted sweeps over columns. Nothing here grows with spans × intervals: a span
+adds one entry per reading interval it touches, and on one lane at one depth an edge between two
+intervals is crossed by one span at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from joulemeter.span import Site, Spans
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+CHUNK = 1_000_000
+"""Spans that are spread over readings at once: bounds the memory, not the result."""
+
+MAX_SPLITS = 12
+"""Virtual lanes tried for spans that overlap on one lane without nesting; then the rest is cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """Spans of positive length, sorted by start, with what encloses each.
+
+    ``column`` int32 (n,) is the span's site, ``enclosing`` int32 (n,) the row that it lies in on its lane (−1
+    for none); ``start_ns``, ``end_ns`` int64 (n,). ``path`` int32 (n,) numbers the span's chain of callers;
+    ``path_column`` and ``path_above`` int32 (p,) say each path's site and the path it hangs from (−1).
+    ``sites`` (s,) are the columns, ``calls`` int64 (s,) counts spans, those of zero length included.
+    """
+
+    sites: tuple[Site, ...]
+    calls: Ints
+    column: NDArray[np.int32]
+    enclosing: NDArray[np.int32]
+    start_ns: Ints
+    end_ns: Ints
+    path: NDArray[np.int32]
+    path_column: NDArray[np.int32]
+    path_above: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+
+def occupy(sites: Sequence[Site], spans: Spans) -> Occupancy:
+    """The occupancy of ``spans``; a span of a site that ``sites`` does not hold gets a nameless site.
+
+    Spans that end before they start are taken as of zero length.
+    """
+    sites, column = _columns(sites, np.asarray(spans.site))
+    calls = np.bincount(column, minlength=len(sites)).astype(np.int64)
+    start, end = np.asarray(spans.start_ns, np.int64), np.asarray(spans.end_ns, np.int64)
+    rows = np.flatnonzero(end > start)
+    parent = np.asarray(spans.parent, np.int64)
+    rows = _sorted_rows(rows, np.asarray(spans.lane), start, end, parent)
+    start, end, column = start[rows], end[rows], column[rows]
+    enclosing, end = _enclosing(np.asarray(spans.lane)[rows], start, end)
+    caller = _callers(rows, parent, enclosing, column, start, end, sites)
+    path, path_column, path_above = _paths(caller, column, len(sites))
+    return Occupancy(sites, calls, column, enclosing.astype(np.int32), start, end, path, path_column, path_above)
+
+
+def _columns(sites: Sequence[Site], site: NDArray[Any]) -> tuple[tuple[Site, ...], NDArray[np.int32]]:
+    """The sites as columns, and each span's column."""
+    known = {each.id for each in sites}
+    highest = max([int(site.max(initial=0)), *known, 0])
+    lookup = np.full(highest + 2, -1, np.int32)
+    lookup[[each.id for each in sites]] = np.arange(len(sites), dtype=np.int32)
+    strangers = np.unique(site[lookup[site] < 0]) if len(site) else np.empty(0, np.int64)
+    lookup[strangers] = len(sites) + np.arange(len(strangers), dtype=np.int32)
+    named = tuple(sites) + tuple(Site(int(each), f"site {int(each)}") for each in strangers)
+    return named, lookup[site]
+
+
+def _sorted_rows(rows: Ints, lane: NDArray[Any], start: Ints, end: Ints, parent: Ints) -> Ints:
+    """``rows`` lane by lane, by start; of spans that start together the outer one first."""
+    found = []
+    for each in np.unique(lane[rows]) if len(rows) else ():
+        mine = rows[lane[rows] == each]
+        began = start[mine]
+        if (began[1:] < began[:-1]).any():
+            mine = mine[np.argsort(began, kind="stable")]
+            began = start[mine]
+        tied = np.zeros(len(mine) + 1, bool)
+        tied[1:-1] = began[1:] == began[:-1]
+        together = np.flatnonzero(tied[1:] | tied[:-1])
+        if len(together):
+            these = mine[together]
+            mine[together] = these[np.lexsort((these, _depth(these, parent), -end[these], start[these]))]
+        found.append(mine)
+    return np.concatenate(found) if found else rows
+
+
+def _depth(rows: Ints, parent: Ints) -> Ints:
+    """How many callers each row says it has, as far as a chain of a thousand goes."""
+    depth, here = np.zeros(len(rows), np.int64), parent[rows]
+    for _ in range(1_000):
+        valid = (here >= 0) & (here < len(parent))
+        if not valid.any():
+            break
+        depth += valid
+        here = np.where(valid, parent[np.where(valid, here, 0)], -1)
+    return depth
+
+
+def _enclosing(lane: NDArray[Any], start: Ints, end: Ints) -> tuple[Ints, Ints]:
+    """The row that encloses each row on its lane (−1: none), and the ends.
+
+    Spans of one lane that overlap without nesting (tasks that take turns, kernels of one queue) run at
+    once: those that outlast the span they started in are moved to a lane of their own.
+    """
+    enclosing, end = np.full(len(start), -1, np.int64), end.copy()
+    edges = np.flatnonzero(np.append(True, lane[1:] != lane[:-1])) if len(lane) else np.empty(0, np.int64)
+    for low, high in zip(edges, np.append(edges[1:], len(lane)), strict=True):
+        todo = np.arange(low, high)
+        for attempt in range(MAX_SPLITS):
+            inside = _nesting(start[todo], end[todo])
+            outlasts = (inside >= 0) & (end[todo] > end[todo[inside]])
+            if not outlasts.any() or attempt == MAX_SPLITS - 1:
+                enclosing[todo] = np.where(inside >= 0, todo[inside], -1)
+                end[todo[outlasts]] = end[todo[inside[outlasts]]]
+                break
+            kept, todo = todo[~outlasts], todo[outlasts]
+            inside = _nesting(start[kept], end[kept])
+            enclosing[kept] = np.where(inside >= 0, kept[inside], -1)
+    return enclosing, end
+
+
+def _nesting(start: Ints, end: Ints) -> Ints:
+    """The span that each lies in (−1: none), for spans sorted by start that nest.
+
+    A span's depth is how many began before it less how many ended by then; its parent is the last one
+    before it at the depth above.
+    """
+    number = np.arange(len(start))
+    depth = number - np.searchsorted(np.sort(end), start, side="right")
+    inside = np.full(len(start), -1, np.int64)
+    if not len(start) or depth.max() == 0:
+        return inside
+    order = np.argsort(depth.astype(np.int32), kind="stable")
+    level = np.searchsorted(depth[order], np.arange(depth.max() + 2))
+    for d in range(1, int(depth.max()) + 1):
+        mine, over = order[level[d] : level[d + 1]], order[level[d - 1] : level[d]]
+        inside[mine] = over[np.searchsorted(over, mine) - 1]
+    return inside
+
+
+def _callers(
+    rows: Ints, parent: Ints, enclosing: Ints, column: NDArray[np.int32], start: Ints, end: Ints, sites: tuple[Site, ...]
+) -> Ints:
+    """Who called each row: the parent it names, else what encloses it, else the run as a whole."""
+    caller = enclosing.copy()
+    named = parent[rows]
+    named = np.where((named >= 0) & (named < len(parent)), named, -1)
+    if (named >= 0).any():
+        place = np.full(len(parent), -1, np.int64)
+        place[rows] = np.arange(len(rows))
+        at = np.where(named >= 0, place[named], -1)
+        caller = np.where((at >= 0) & (at != np.arange(len(rows))), at, caller)
+    whole = np.array([site.kind == "run" for site in sites], bool)
+    runs = np.flatnonzero(whole[column]) if whole.any() else np.empty(0, np.int64)
+    for run in runs[:64]:
+        orphan = (caller < 0) & ~whole[column] & (start >= start[run]) & (start < end[run])
+        caller[orphan] = run
+    return caller
+
+
+def _paths(
+    caller: Ints, column: NDArray[np.int32], width: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    """Each row's chain of callers as a number; a chain that bites its tail is cut at the root."""
+    path = np.full(len(caller), -1, np.int32)
+    columns: list[Any] = [np.empty(0, np.int32)]
+    aboves: list[Any] = [np.empty(0, np.int32)]
+    count, todo = 0, np.arange(len(caller))
+    up = np.full(len(caller), -1, np.int64)
+    ready = caller < 0
+    while len(todo):
+        if not ready.any():
+            ready, up[:] = np.ones(len(todo), bool), -1
+        now, key = todo[ready], (up[ready] + 1) * width + column[todo[ready]]
+        distinct, which = _distinct(key)
+        path[now] = (count + which).astype(np.int32)
+        columns.append((distinct % width).astype(np.int32))
+        aboves.append((distinct // width - 1).astype(np.int32))
+        count += len(distinct)
+        todo = todo[~ready]
+        up = path[caller[todo]].astype(np.int64)
+        ready = up >= 0
+    return path, np.concatenate(columns), np.concatenate(aboves)
+
+
+def _distinct(key: Ints) -> tuple[Ints, Ints]:
+    """The sorted distinct keys, and which of them each key is; by a table where keys are small."""
+    top = int(key.max()) + 1
+    if top > max(4 * len(key), 1_000_000):
+        distinct, which = np.unique(key, return_inverse=True)
+        return distinct, which
+    seen = np.zeros(top, bool)
+    seen[key] = True
+    distinct = np.flatnonzero(seen)
+    place = np.zeros(top, np.int64)
+    place[distinct] = np.arange(len(distinct))
+    return distinct, place[key]
+
+
+def seconds_between(occupancy: Occupancy, edges_ns: Ints) -> sparse.csr_matrix:
+    """Innermost-running seconds: shape (len(edges) − 1, sites), one row between each two edges.
+
+    ``edges_ns`` int64, strictly increasing. Sums of whole nanoseconds, so nothing is lost by cancelling.
+    """
+    shape = (max(len(edges_ns) - 1, 0), len(occupancy.sites))
+    total = sparse.csr_matrix(shape, dtype=np.int64)
+    if min(shape) == 0 or not len(occupancy):
+        return total.astype(np.float64)
+    for low in range(0, len(occupancy), CHUNK):
+        total = total + _overlaps(occupancy, slice(low, low + CHUNK), edges_ns, shape)
+    seconds = total.astype(np.float64)
+    seconds.eliminate_zeros()
+    seconds.data /= 1e9
+    return seconds
+
+
+def _overlaps(occupancy: Occupancy, part: slice, edges: Ints, shape: tuple[int, int]) -> sparse.csr_matrix:
+    # A span gives its time to its own site and takes it from the site that encloses it.
+    start, end = np.maximum(occupancy.start_ns[part], edges[0]), np.minimum(occupancy.end_ns[part], edges[-1])
+    seen = np.flatnonzero(end > start)
+    start, end = start[seen], end[seen]
+    first = np.searchsorted(edges, start, side="right") - 1
+    touched = np.searchsorted(edges, end, side="left") - first
+    which = np.repeat(np.arange(len(start)), touched)
+    row = first[which] + _count_up(touched)
+    overlap = np.minimum(end[which], edges[row + 1]) - np.maximum(start[which], edges[row])
+    own, enclosing = occupancy.column[part][seen][which], occupancy.enclosing[part][seen][which]
+    nested = enclosing >= 0
+    rows, columns = np.concatenate([row, row[nested]]), np.concatenate([own, occupancy.column[enclosing[nested]]])
+    return sparse.coo_matrix((np.concatenate([overlap, -overlap[nested]]), (rows, columns)), shape=shape).tocsr()
+
+
+def _count_up(counts: Ints) -> Ints:
+    """0, 1, … count − 1 for each count, one after the other."""
+    ends = np.cumsum(counts)
+    return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
+
+
+def busy_stretches(occupancy: Occupancy) -> tuple[Ints, Ints]:
+    """Starts and ends of the stretches in which some span runs, in order, none touching."""
+    roots = np.flatnonzero(occupancy.enclosing < 0)
+    roots = roots[np.argsort(occupancy.start_ns[roots], kind="stable")]
+    start, end = occupancy.start_ns[roots], np.maximum.accumulate(occupancy.end_ns[roots])
+    if not len(start):
+        return start, end
+    fresh = np.append(True, start[1:] > end[:-1])
+    return start[fresh], end[np.append(fresh[1:], True)]
+
+
+def callers_matrix(occupancy: Occupancy, path_value: Floats) -> sparse.csr_matrix:
+    """A value per path summed by (site anywhere on the path, innermost site): shape (sites, sites).
+
+    A site that calls itself counts once.
+    """
+    rows: list[int] = []
+    columns: list[int] = []
+    values: list[float] = []
+    on_path: list[frozenset[int]] = []
+    for column, above, value in zip(
+        occupancy.path_column.tolist(), occupancy.path_above.tolist(), path_value.tolist(), strict=True
+    ):
+        mine = (on_path[above] if above >= 0 else frozenset()) | {column}
+        on_path.append(mine)
+        rows.extend(mine)
+        columns.extend([column] * len(mine))
+        values.extend([value] * len(mine))
+    width = len(occupancy.sites)
+    return sparse.coo_matrix((values, (rows, columns)), shape=(width, width)).tocsr()
+
+
+def path_seconds(occupancy: Occupancy, seen: tuple[Ints, Ints] | None = None) -> Floats:
+    """Innermost-running seconds by path (p,), of the time within ``seen`` (starts, ends; None: all of it)."""
+    length = _seen_ns(occupancy.start_ns, occupancy.end_ns, seen)
+    count = len(occupancy.path_column)
+    nested = occupancy.enclosing >= 0
+    gross = np.bincount(occupancy.path, weights=length, minlength=count)
+    inner = np.bincount(occupancy.path[occupancy.enclosing[nested]], weights=length[nested], minlength=count)
+    return np.asarray(np.maximum(gross - inner, 0.0) / 1e9)
+
+
+def site_seconds(occupancy: Occupancy) -> Floats:
+    """Seconds from start to end of each site's spans (s,); a span that a span of its own site called is left out."""
+    repeated = np.zeros(len(occupancy.path_column), bool)
+    on_path: list[frozenset[int]] = []
+    for number, (column, above) in enumerate(
+        zip(occupancy.path_column.tolist(), occupancy.path_above.tolist(), strict=True)
+    ):
+        over = on_path[above] if above >= 0 else frozenset()
+        repeated[number] = column in over
+        on_path.append(over | {column})
+    length = np.where(repeated[occupancy.path], 0, occupancy.end_ns - occupancy.start_ns)
+    return np.bincount(occupancy.column, weights=length, minlength=len(occupancy.sites)) / 1e9
+
+
+def _seen_ns(start: Ints, end: Ints, seen: tuple[Ints, Ints] | None) -> Floats:
+    """How many nanoseconds of each span lie in the stretches that were seen."""
+    if seen is None:
+        return (end - start).astype(np.float64)
+    if len(seen[0]) == 0:
+        return np.zeros(len(start))
+    first, last = seen
+    if len(first) == 1:
+        return np.maximum(np.minimum(end, last[0]) - np.maximum(start, first[0]), 0).astype(np.float64)
+    edges = np.stack([first, last], axis=1).ravel()
+    gathered = np.repeat(np.concatenate([[0], np.cumsum(last - first)]), 2)[1:-1].astype(np.float64)
+    origin = edges[0]
+    low, high = (np.interp((each - origin).astype(np.float64), (edges - origin).astype(np.float64), gathered)
+                 for each in (start, end))
+    return np.asarray(high - low)
