@@ -1,0 +1,32 @@
+# Everything works from a fresh clone with Python ≥ 3.11 alone: each target makes .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check docs clean
+
+demo: $(VENV)/.demo
+	rm -rf demo-run
+	$(BIN)/joulemeter run --output demo-run examples/train_digits.py
+
+test: $(VENV)/.test check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt setup.py $(wildcard src/joulemeter/*.c) | $(BIN)/python
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt setup.py $(wildcard src/joulemeter/*.c) | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) build demo-run src/joulemeter/*.so src/*.egg-info
