@@ -1,0 +1,180 @@
+"""Writes spans to the raw folder of a run: what a tracer's sink is made of.
+
+The hot path (``enter``, ``exit``, the gate of rewritten calls) is the extension ``joulemeter._recorder``
+where it was built, else its Python twins ``lanes`` and ``gates``; this file is the one place that
+chooses. Files are opened to be appended to, and closed: the script may close every descriptor it
+finds, or change directory, without touching ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+from joulemeter.span import Site, SiteKind
+
+try:
+    from joulemeter import _recorder as engine
+except ImportError:
+    from joulemeter import lanes as engine  # type: ignore[no-redef]
+
+ADDED = struct.Struct("<5q")
+"""One span given whole: lane number, site, start_ns, end_ns, parent site or −1."""
+ADDED_LANES = 1 << 20
+"""Lanes named by tracers are numbered from here; lanes with a file of their own, from 0."""
+
+
+class Recorder:
+    """The sink of spans of one process and the children it forks. Safe from any thread."""
+
+    def __init__(self, raw_folder: str | os.PathLike[str], engine: Any = engine) -> None:
+        """Raises OSError where the folder cannot be written."""
+        self._folder = Path(raw_folder).absolute()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._sites: dict[tuple[Any, ...], int] = {}
+        self._described: dict[int, dict[str, Any]] = {}
+        self._spans: dict[str, int] = {}
+        self._added_lanes: dict[str, int] = {}
+        self._unwritten: list[str] = []
+        self._dropped_elsewhere = 0
+        self._closed = False
+        self._begin()
+        self.lanes = engine.Lanes(str(self._folder), self._name_lane)
+        self.enter = self.lanes.enter
+        self.exit = self.lanes.exit
+        self.current = self.lanes.current
+        _living.add(self)
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._sites_path = self._folder / f"sites-{self._pid}.jsonl"
+        self._added_path = self._folder / f"added-{self._pid}.bin"
+        self._added_lanes.clear()
+        self._append_lines([])
+
+    def site(
+        self, name: str, kind: SiteKind, file: str = "", line: int = 0, column: int = 0, function: str = ""
+    ) -> int:
+        """The id of this site; the same arguments give the same id."""
+        key = (name, kind, file, line, column, function)
+        with self._lock:
+            known = self._sites.get(key)
+            if known is None:
+                known = self._sites[key] = len(self._sites)
+                self._append_lines([json.dumps(Site(known, *key).to_json())])
+        return known
+
+    def add(self, lane: str, site: int, start_ns: int, end_ns: int, parent_site: int = -1) -> None:
+        """A span seen by someone else, on a lane of that name."""
+        with self._lock:
+            number = self._added_lanes.get(lane)
+            if number is None:
+                number = self._added_lanes[lane] = ADDED_LANES + len(self._added_lanes)
+                self._name_lane(number, lane)
+            record = ADDED.pack(number, site, start_ns, end_ns, parent_site)
+            try:
+                append(self._added_path, record)
+            except OSError as error:
+                self._dropped_elsewhere += 1
+                self._note_dropped(1, f"{error.strerror} at {self._added_path}", start_ns)
+
+    def describe(self, site: int, arguments: dict[str, Any]) -> None:
+        """Sets the argument distributions of a site."""
+        with self._lock:
+            self._described[site] = arguments
+            self._append_lines([json.dumps({"describe": site, "arguments": arguments})])
+
+    def span(self, name: str) -> Span:
+        """A context manager that is a span of that name; it may be held across awaits."""
+        site = self._spans.get(name)
+        if site is None:
+            site = self._spans[name] = self.site(name, "span")
+        return Span(self.lanes, site)
+
+    def close(self) -> None:
+        """Ends the files and says what was dropped. Calling it twice does no harm."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self.lanes.close()
+            count, why, from_ns = self.lanes.dropped()
+            if count:
+                self._note_dropped(count, why, from_ns)
+            self._append_lines([])
+            _living.discard(self)
+
+    def _note_dropped(self, count: int, why: str, from_ns: int) -> None:
+        self._append_lines([json.dumps({"dropped": count, "why": why, "from_ns": from_ns})])
+
+    def _name_lane(self, number: int, name: str) -> None:
+        with self._lock:
+            self._append_lines([json.dumps({"lane": number, "name": name})])
+
+    def _append_lines(self, lines: list[str]) -> None:
+        """Appends lines; what a full disk refuses is kept and tried with the next."""
+        self._unwritten += lines
+        text = "".join(line + "\n" for line in self._unwritten)
+        try:
+            append(self._sites_path, text.encode())
+        except OSError:
+            return
+        self._unwritten.clear()
+
+    def _after_fork(self) -> None:
+        """In a forked child: files of its own, which begin with a full copy of the sites."""
+        self._lock = threading.RLock()
+        if self._closed:
+            return
+        self._unwritten = [json.dumps(Site(number, *key).to_json()) for key, number in self._sites.items()]
+        self._begin()
+        self.lanes.after_fork()
+
+
+class Span:
+    """One named stretch of a program, as a context manager."""
+
+    __slots__ = ("_lanes", "_site", "_token")
+
+    def __init__(self, lanes: Any, site: int) -> None:
+        self._lanes = lanes
+        self._site = site
+        self._token = 0
+
+    def __enter__(self) -> Span:
+        self._token = self._lanes.hold(self._site)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lanes.release(self._token)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Appends all of ``data`` or nothing of it; raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        before = os.fstat(fd).st_size
+        if (written := os.write(fd, data)) < len(data):
+            os.ftruncate(fd, before)
+            raise OSError(28, f"only {written} of {len(data)} bytes could be written")
+    finally:
+        os.close(fd)
+
+
+_living: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for each in list(_living):
+        each._after_fork()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_after_fork_in_child)
