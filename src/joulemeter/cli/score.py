@@ -1,0 +1,161 @@
+"""`joulemeter score`: devices and networks scored from tables of power and energy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from joulemeter.errors import UsageError
+
+
+@click.command(name="score")
+@click.argument("datasets", nargs=-1, metavar="[DATASET]...", type=click.Path(path_type=Path))
+@click.option(
+    "--table", type=click.Path(path_type=Path), help="CSV: device, dnn, processor, average_power_W, energy_J."
+)
+@click.option(
+    "--devices", type=click.Path(path_type=Path), help="CSV: device and tdp_W; published scores if any."
+)
+@click.option(
+    "--tdp", multiple=True, metavar="[NAME=]WATTS", help="Thermal design power; of one device, or of all."
+)
+@click.option(
+    "--task", multiple=True, metavar="NETWORK=TASK", help="What a network does; labels compare within a task."
+)
+@click.option("--reference", metavar="DEVICE", help="The device that scores IECS 100; default: the first.")
+@click.option(
+    "--cell-error", default="5%", show_default=True, help="Error of cells that come without an interval."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@click.option("--html", type=click.Path(path_type=Path), help="Also write the leaderboard as one HTML page.")
+def command(
+    *,
+    datasets: tuple[Path, ...],
+    table: Path | None,
+    devices: Path | None,
+    tdp: tuple[str, ...],
+    task: tuple[str, ...],
+    reference: str | None,
+    cell_error: str,
+    as_json: bool,
+    html: Path | None,
+) -> None:
+    """Score devices: power (PCS), inferences per joule (IECS), with intervals, coverage and doubts.
+
+    \b
+    Examples:
+      joulemeter score --table applications.csv --devices devices.csv
+      joulemeter score --table applications.csv --devices devices.csv --json
+      joulemeter score phone.parquet laptop.parquet --tdp phone=10 --tdp laptop=45
+
+    PCS is 100 x the mean over applications of (1 - power / TDP). IECS is inferences per joule against the
+    reference device (100), as a geometric mean over applications. docs/scores.md has the reasons.
+    """
+    import json
+
+    from joulemeter import score_data, score_tables, units
+
+    if (table is None) == (not datasets):
+        raise UsageError("either data sets or --table must be given", "joulemeter score --help")
+    rows = score_tables.read_devices(devices) if devices else []
+    error, tdp_w = units.parse_fraction(cell_error), score_tables.parse_tdp(tdp)
+    if table is not None:
+        cells = score_tables.read_table(table, rows, tdp_w, error, score_tables.parse_tasks(task))
+    else:
+        cells = score_tables.from_datasets(datasets, rows, tdp_w, error, score_tables.parse_tasks(task))
+    scores = score_data.scored(cells, rows, reference)
+    if html is not None:
+        from joulemeter.report import leaderboard
+
+        html.write_text(leaderboard.page(scores.data), encoding="utf-8")
+        click.echo(f"wrote {html}", err=True)
+    click.echo(json.dumps(scores.data, indent=1, ensure_ascii=False) if as_json else _text(scores.data))
+
+
+def _text(data: dict[str, Any]) -> str:
+    flagged = [
+        f"  {device['device']}: {flag['kind']}, {flag['network']} {flag['processor']}: {flag['detail']}"
+        for device in data["devices"]
+        for flag in device["flags"]
+    ]
+    parts = [
+        _table(
+            ["device", "PCS", "95 %", "rank", "IECS", "95 %", "rank", "coverage", "flags"],
+            [_device(device) for device in data["devices"]],
+        ),
+        f"IECS: inferences per joule, {data['reference']} = 100. Origin of the cells: {data['origin']}.",
+        _table(
+            ["network", "task", "energy per inference", "label"],
+            [_network(network) for network in data["networks"]],
+        ),
+        *(_sentences(data)),
+        *(["Look at these cells:", "\n".join(flagged)] if flagged else []),
+    ]
+    return "\n\n".join(parts)
+
+
+def _sentences(data: dict[str, Any]) -> list[str]:
+    pairs = data["cannot_be_told_apart"]["iecs"]
+    said = (
+        ["; ".join(f"{one} and {other} cannot be told apart by IECS" for one, other in pairs)]
+        if pairs
+        else []
+    )
+    published = data["published"]
+    if published is not None:
+        said.append(
+            f"Pearson with the published IECS: {_figure(published['iecs_pearson'], 3)}; suspected misprints "
+            f"mended: {_figure(published['iecs_pearson_misprints_mended'], 3)}"
+        )
+    return [*said, *data["notes"]]
+
+
+def _device(device: dict[str, Any]) -> list[str]:
+    pcs, iecs = device["pcs"], device["iecs"]
+    return [
+        device["device"],
+        _figure(pcs["value"], 0),
+        f"{_figure(pcs['low'], 1)} to {_figure(pcs['high'], 1)}",
+        _rank(pcs["rank"]),
+        _figure(iecs["value"], 0),
+        f"{_figure(iecs['low'], 0)} to {_figure(iecs['high'], 0)}",
+        _rank(iecs["rank"]),
+        f"{device['coverage']:.0%}",
+        str(len(device["flags"])),
+    ]
+
+
+def _network(network: dict[str, Any]) -> list[str]:
+    from joulemeter import units
+
+    energy = network["energy_per_inference"]
+    ends = [
+        units.joules(energy[key]) if energy[key] is not None else "unknown"
+        for key in ("energy_j", "low_j", "high_j")
+    ]
+    sure = network["label_best"] == network["label_worst"]
+    label = (
+        network["label"]
+        if sure
+        else f"{network['label']} ({network['label_best']} to {network['label_worst']})"
+    )
+    return [network["network"], network["task"], f"{ends[0]} ({ends[1]} to {ends[2]})", label]
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "unknown" if value is None else f"{value:.{digits}f}"
+
+
+def _rank(ends: list[int]) -> str:
+    best, worst = ends
+    return "–" if best == 0 else str(best) if best == worst else f"{best}–{worst}"
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [heads, *rows]) for i in range(len(heads))]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in [heads, *rows]
+    )
