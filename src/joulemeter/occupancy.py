@@ -124,17 +124,29 @@ def _enclosing(lane: NDArray[Any], start: Ints, end: Ints) -> tuple[Ints, Ints]:
     edges = np.flatnonzero(np.append(True, lane[1:] != lane[:-1])) if len(lane) else np.empty(0, np.int64)
     for low, high in zip(edges, np.append(edges[1:], len(lane)), strict=True):
         todo = np.arange(low, high)
-        for attempt in range(MAX_SPLITS):
-            inside = _nesting(start[todo], end[todo])
-            outlasts = (inside >= 0) & (end[todo] > end[todo[inside]])
-            if not outlasts.any() or attempt == MAX_SPLITS - 1:
-                enclosing[todo] = np.where(inside >= 0, todo[inside], -1)
-                end[todo[outlasts]] = end[todo[inside[outlasts]]]
-                break
-            kept, todo = todo[~outlasts], todo[outlasts]
-            inside = _nesting(start[kept], end[kept])
+        while len(todo):
+            kept, todo, inside = _without_overlap(todo, start, end)
             enclosing[kept] = np.where(inside >= 0, kept[inside], -1)
     return enclosing, end
+
+
+def _without_overlap(rows: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
+    """The rows that nest, those moved out of their way, and where in the first each of the first lies."""
+    moved: list[Ints] = []
+    for _ in range(MAX_SPLITS):
+        inside = _nesting(start[rows], end[rows])
+        outlasts = (inside >= 0) & (end[rows] > end[rows[inside]])
+        if not outlasts.any():
+            break
+        # What outlasts a span that must itself move, or that is over, may fit once the former is gone.
+        outlasts &= ~outlasts[inside] & (start[rows] < end[rows[inside]])
+        moved.append(rows[outlasts])
+        rows = rows[~outlasts]
+    else:
+        inside = _nesting(start[rows], end[rows])
+        within = inside >= 0
+        np.minimum.at(end, rows[within], end[rows[inside[within]]])
+    return rows, np.sort(np.concatenate(moved)) if moved else rows[:0], inside
 
 
 def _nesting(start: Ints, end: Ints) -> Ints:
