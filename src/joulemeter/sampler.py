@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from joulemeter.errors import SourceError, SourceUnavailable
+from joulemeter import errors
+from joulemeter.errors import JoulemeterError, SourceError
 from joulemeter.reading import Rail, Reading, Source, renumbered
 
 FASTEST_NS, SLOWEST_NS = 1_000_000, 100_000_000
@@ -113,8 +114,8 @@ def main(raw: Path, specs: Sequence[str], period_ns: int | None) -> None:
     parent = os.getppid()
     try:
         loops = _open(raw, specs, period_ns)
-    except SourceUnavailable as refusal:
-        _say({"refused": refusal.fact, "remedy": refusal.remedy})
+    except JoulemeterError as refusal:
+        _say({"refused": type(refusal).__name__, "fact": refusal.fact, "remedy": refusal.remedy})
         return
     rails = [renumbered(rail, loop.first_rail).to_json() for loop in loops for rail in loop.source.rails]
     _write_whole(raw / "rails.json", rails)
@@ -197,7 +198,7 @@ def _write_whole(path: Path, data: Any) -> None:
 class Sampler:
     """A sampler process at work on the sources named by ``specs``, writing into ``raw``.
 
-    Raises SourceUnavailable where a source refuses. The process leaves Ctrl-C to the script: it is in a
+    Raises what the sources raise: SourceUnavailable where one refuses, UsageError for a name nobody offers. The process leaves Ctrl-C to the script: it is in a
     session of its own.
     """
 
@@ -216,7 +217,7 @@ class Sampler:
         if "refused" in message:
             self._process.wait()
             self._close()
-            raise SourceUnavailable(message["refused"], message["remedy"])
+            raise getattr(errors, message["refused"])(message["fact"], message["remedy"])
         self.ready_ns: int = message["ready"]
 
     @property

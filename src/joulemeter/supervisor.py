@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -125,7 +126,9 @@ def end_like(status: int) -> None:
     """Ends this process as the program ended: the same exit status, or death by the same signal."""
     if status >= 0:
         sys.exit(status)
-    signal.signal(-status, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the script's core dump is the one that matters
+    if -status != signal.SIGKILL:  # whose action nobody can set
+        signal.signal(-status, signal.SIG_DFL)
     os.kill(os.getpid(), -status)
     time.sleep(1.0)
     sys.exit(128 - status)
