@@ -52,11 +52,22 @@ def test_the_script_keeps_its_arguments_input_output_and_status(tmp_path: Path) 
     text = "import sys\nprint(sys.argv, __name__, input())\nprint('oops', file=sys.stderr)\nsys.exit(3)\n"
     name = script(tmp_path, text)
     command = [*JOULEMETER, "run", *QUICK, "-o", "run", name, "--epochs", "3", "-o", "mine"]
-    done = subprocess.run(command, cwd=tmp_path, input="hello\n", capture_output=True, text=True, check=False, timeout=60)
-    plain = subprocess.run(
-        [sys.executable, name, "--epochs", "3", "-o", "mine"], cwd=tmp_path, input="hello\n", capture_output=True, text=True, check=False
+    done = subprocess.run(
+        command, cwd=tmp_path, input="hello\n", capture_output=True, text=True, check=False, timeout=60
     )
-    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout) == (3, "['script.py', '--epochs', '3', '-o', 'mine'] __main__ hello\n")
+    plain = subprocess.run(
+        [sys.executable, name, "--epochs", "3", "-o", "mine"],
+        cwd=tmp_path,
+        input="hello\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (
+        (done.returncode, done.stdout)
+        == (plain.returncode, plain.stdout)
+        == (3, "['script.py', '--epochs', '3', '-o', 'mine'] __main__ hello\n")
+    )
     assert "oops" in done.stderr
     assert "Run folder: run" in done.stderr
 
@@ -64,7 +75,9 @@ def test_the_script_keeps_its_arguments_input_output_and_status(tmp_path: Path) 
 def test_a_script_that_raises_shows_its_own_traceback(tmp_path: Path) -> None:
     text = "def f():\n    raise ValueError('mine')\n\nf()\n"
     status, _, err = metered(tmp_path, text)
-    plain = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    plain = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert status == plain.returncode == 1
     traceback = err[err.index("Traceback") : err.index("ValueError: mine") + len("ValueError: mine\n")]
     assert re.sub(r'File ".*?script.py"', 'File "script.py"', traceback) == re.sub(
@@ -119,7 +132,13 @@ def test_killing_the_whole_meter_leaves_what_was_recorded(tmp_path: Path) -> Non
     finish(process)
     time.sleep(0.3)
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]
-    report = subprocess.run([*JOULEMETER, "report", "run", "--format", "json"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    report = subprocess.run(
+        [*JOULEMETER, "report", "run", "--format", "json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     document = json.loads(report.stdout)
     assert document["interrupted"]
     assert document["rails"][0]["energy_j"] > 0
@@ -161,7 +180,10 @@ def test_two_runs_at_once_have_a_folder_each(tmp_path: Path) -> None:
     command = [*JOULEMETER, "run", *QUICK, name]
     both = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     assert [p.communicate(timeout=60) and p.returncode for p in both] == [0, 0]
-    assert {folder.name for folder in tmp_path.glob("joulemeter-run-*")} == {"joulemeter-run-1", "joulemeter-run-2"}
+    assert {folder.name for folder in tmp_path.glob("joulemeter-run-*")} == {
+        "joulemeter-run-1",
+        "joulemeter-run-2",
+    }
 
 
 @pytest.mark.parametrize(
@@ -179,28 +201,58 @@ def test_two_runs_at_once_have_a_folder_each(tmp_path: Path) -> None:
         (["rpeort"], 2, "Did you mean 'report'?"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_status(tmp_path: Path, options: list[str], status: int, message: str) -> None:
+def test_a_mistake_is_one_line_with_its_status(
+    tmp_path: Path, options: list[str], status: int, message: str
+) -> None:
     (tmp_path / "x.py").write_text("")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
-    done = subprocess.run([*JOULEMETER, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        [*JOULEMETER, *options], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == status
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="mounting a small disk needs root and unshare")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="mounting a small disk needs root and unshare",
+)
 def test_a_full_disk_is_said_and_the_script_goes_on(tmp_path: Path) -> None:
     """On a disk of 256 KiB the spans of a million calls have no room: the script ends well, the loss is told."""
     text = "import torch_like\nfor i in range(200_000):\n    torch_like.f(i)\nprint('done')\n"
     (tmp_path / "torch_like.py").write_text("def f(x):\n    return x\n")
     script(tmp_path, text)
     (tmp_path / "disk").mkdir()
-    run = " ".join([*JOULEMETER, "run", "--api", "torch_like", "--source", "simulated:load=constant", "--idle", "0", "-o", "disk/run", "script.py"])
+    run = " ".join(
+        [
+            *JOULEMETER,
+            "run",
+            "--api",
+            "torch_like",
+            "--source",
+            "simulated:load=constant",
+            "--idle",
+            "0",
+            "-o",
+            "disk/run",
+            "script.py",
+        ]
+    )
     report = " ".join([*JOULEMETER, "report", "disk/run"])
-    inside = f"mount -t tmpfs -o size=256k none disk && {{ {run}; echo status $?; {report}; echo status $?; }}"
-    done = subprocess.run(["unshare", "-m", "sh", "-c", inside], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120)
+    inside = (
+        f"mount -t tmpfs -o size=256k none disk && {{ {run}; echo status $?; {report}; echo status $?; }}"
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", inside],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
     assert done.stdout.startswith("done\nstatus 0\n"), done.stdout + done.stderr
     assert "No space left" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr

@@ -125,7 +125,10 @@ def test_an_exception_passes_through_and_the_meter_is_closed() -> None:
 
 
 def test_a_source_that_refuses_says_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(SourceUnavailable, match="powercap|rapl"), Meter(sources=[f"rapl:{tmp_path}/none"], folder=tmp_path / "run"):
+    with (
+        pytest.raises(SourceUnavailable, match=r"powercap|rapl"),
+        Meter(sources=[f"rapl:{tmp_path}/none"], folder=tmp_path / "run"),
+    ):
         pass
     assert not (tmp_path / "run").exists()
 

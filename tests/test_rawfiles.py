@@ -73,7 +73,11 @@ def test_the_same_place_in_two_processes_is_one_site(tmp_path: Path) -> None:
 
 
 def test_arguments_and_losses_beside_the_spans_are_kept(tmp_path: Path) -> None:
-    lines = [{"id": 0, "name": "f"}, {"describe": 0, "arguments": {"x": 1}}, {"dropped": 3, "why": "disk full", "from_ns": 5}]
+    lines = [
+        {"id": 0, "name": "f"},
+        {"describe": 0, "arguments": {"x": 1}},
+        {"dropped": 3, "why": "disk full", "from_ns": 5},
+    ]
     (tmp_path / "sites-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = rawfiles.read(tmp_path, tmp_path, {})
     assert run.sites[0].arguments == {"x": 1}

@@ -18,9 +18,17 @@ from joulemeter.span import Site, Spans
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small finished run: one counter, one site with two spans."""
-    rails = (Rail(id=0, name="package-0", kind="counter", origin="measured", period_ns=1_000_000, range_j=262143.0),)
+    rails = (
+        Rail(
+            id=0, name="package-0", kind="counter", origin="measured", period_ns=1_000_000, range_j=262143.0
+        ),
+    )
     spans = Spans(
-        np.array([0, 0], np.int32), np.array([0, 0], np.int32), np.array([10, 40]), np.array([30, 60]), np.array([-1, -1])
+        np.array([0, 0], np.int32),
+        np.array([0, 0], np.int32),
+        np.array([10, 40]),
+        np.array([30, 60]),
+        np.array([-1, -1]),
     )
     made = tmp_path / "run"
     made.mkdir()
@@ -50,9 +58,35 @@ def test_the_columns_have_the_documented_types(folder: Path) -> None:
 
 def test_a_folder_of_the_design_alone_is_served(folder: Path) -> None:
     """Only the documented keys, nothing of ours: another meter wrote it."""
-    rail = {"id": 0, "name": "p", "kind": "counter", "origin": "measured", "period_ns": 10, "lag_ns": 0, "range_j": None, "inside": None}
-    site = {"id": 0, "name": "f", "kind": "call", "file": None, "line": None, "column": None, "function": None}
-    document = {"schema": 1, "host": "x", "argv": [], "start": 0, "rails": [rail], "sites": [site], "sampler": {}, "notes": []}
+    rail = {
+        "id": 0,
+        "name": "p",
+        "kind": "counter",
+        "origin": "measured",
+        "period_ns": 10,
+        "lag_ns": 0,
+        "range_j": None,
+        "inside": None,
+    }
+    site = {
+        "id": 0,
+        "name": "f",
+        "kind": "call",
+        "file": None,
+        "line": None,
+        "column": None,
+        "function": None,
+    }
+    document = {
+        "schema": 1,
+        "host": "x",
+        "argv": [],
+        "start": 0,
+        "rails": [rail],
+        "sites": [site],
+        "sampler": {},
+        "notes": [],
+    }
     (folder / "run.json").write_text(json.dumps(document))
     assert load(folder).ledger().rails[0].energy.energy_j == pytest.approx(2.0)
 
@@ -68,12 +102,30 @@ def test_a_folder_of_the_design_alone_is_served(folder: Path) -> None:
         (lambda f: (f / "run.json").write_text("{"), "cannot be read"),
         (lambda f: (f / "run.json").unlink(), "not a run folder"),
         (lambda f: (f / "spans.parquet").unlink(), "missing"),
-        (lambda f: (f / "readings.parquet").write_bytes((f / "readings.parquet").read_bytes()[:-9]), "truncated"),
+        (
+            lambda f: (f / "readings.parquet").write_bytes((f / "readings.parquet").read_bytes()[:-9]),
+            "truncated",
+        ),
         (lambda f: (f / "spans.parquet").write_bytes(b""), "truncated"),
         (lambda f: pq.write_table(pa.table({"site": [0]}), f / "spans.parquet"), "no column|truncated"),
-        (lambda f: pq.write_table(pa.table({n: ["x"] for n in run._SPAN_COLUMNS}), f / "spans.parquet"), "whole numbers"),
-        (lambda f: pq.write_table(pa.table({"site": [0], "lane": [0], "start_ns": [5], "end_ns": [1], "parent": [-1]}), f / "spans.parquet"), "end before"),
-        (lambda f: pq.write_table(pa.table({"site": [0], "lane": [0], "start_ns": [1], "end_ns": [5], "parent": [7]}), f / "spans.parquet"), "parent"),
+        (
+            lambda f: pq.write_table(pa.table({n: ["x"] for n in run._SPAN_COLUMNS}), f / "spans.parquet"),
+            "whole numbers",
+        ),
+        (
+            lambda f: pq.write_table(
+                pa.table({"site": [0], "lane": [0], "start_ns": [5], "end_ns": [1], "parent": [-1]}),
+                f / "spans.parquet",
+            ),
+            "end before",
+        ),
+        (
+            lambda f: pq.write_table(
+                pa.table({"site": [0], "lane": [0], "start_ns": [1], "end_ns": [5], "parent": [7]}),
+                f / "spans.parquet",
+            ),
+            "parent",
+        ),
     ],
 )
 def test_a_broken_folder_is_refused_in_words(folder: Path, breakage, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -107,7 +159,9 @@ def test_unnamed_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [run.create(None, []).name for _ in range(3)] == [f"joulemeter-run-{n}" for n in (1, 2, 3)]
 
 
-def test_a_run_that_cannot_be_finished_keeps_its_raw_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_cannot_be_finished_keeps_its_raw_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that is full when the tables are written loses nothing: the raw files go last."""
     made = run.create(tmp_path / "run", ["x.py"])
 

@@ -22,7 +22,17 @@ _HOME = {
     "metered": "joulemeter.meter",
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "Energy",
+    "JoulemeterError",
+    "Ledger",
+    "Meter",
+    "Rail",
+    "Run",
+    "attribute",
+    "load",
+    "metered",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -108,7 +108,7 @@ class Meter:
 
     # ── inside the block ─────────────────────────────────────────────────────────────────────────────
 
-    def span(self, name: str) -> AbstractContextManager[None]:
+    def span(self, name: str) -> AbstractContextManager[Any]:
         """A named stretch of the program: ``with meter.span("eval"):``. Spans nest, and may be open at
         once in several threads and asyncio tasks. Costs about a microsecond."""
         if self._recorder is None:
@@ -199,6 +199,6 @@ def _in_words(meter: Meter) -> str:
 
     energy, origins = meter.energy, sorted({rail.origin for rail in meter.run.rails})
     return (
-        f"{joules(energy.energy_j)} ({joules(energy.low_j)} to {joules(energy.high_j)}; {', '.join(origins)}) "
-        f"in {seconds(meter.time_s)}"
+        f"{joules(energy.energy_j)} ({joules(energy.low_j)} to {joules(energy.high_j)}; "
+        f"{', '.join(origins)}) in {seconds(meter.time_s)}"
     )

@@ -125,7 +125,7 @@ def _read_sites(path: Path) -> _ProcessSites:
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a file of JSON lines; a last line cut short by a kill is left out."""
-    *lines, last = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, text in enumerate(lines, 1):
         try:
             found = json.loads(text)
@@ -211,7 +211,9 @@ def _added_lanes(path: Path, to_common: NDArray[np.int64], names: dict[int, str]
         mine = rows[rows[:, 0] == number]
         mine = mine[np.lexsort((-mine[:, 3], mine[:, 2]))]
         parent = enclosing(mine[:, 2], mine[:, 3])
-        lanes.append((names.get(int(number), f"lane {number}"), to_common[mine[:, 1]], mine[:, 2], mine[:, 3], parent))
+        lanes.append(
+            (names.get(int(number), f"lane {number}"), to_common[mine[:, 1]], mine[:, 2], mine[:, 3], parent)
+        )
     return lanes
 
 

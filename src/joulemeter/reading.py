@@ -52,7 +52,9 @@ class Rail:
         except TypeError as error:
             raise RunFolderError(f"run.json: a rail lacks a key ({error})") from error
         if rail.kind not in get_args(Kind) or rail.origin not in get_args(Origin):
-            raise RunFolderError(f"run.json: rail '{rail.name}' has kind '{rail.kind}' and origin '{rail.origin}'")
+            raise RunFolderError(
+                f"run.json: rail '{rail.name}' has kind '{rail.kind}' and origin '{rail.origin}'"
+            )
         return rail
 
 

@@ -115,7 +115,9 @@ def _numbered() -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise RunFolderError(f"{folder}: cannot be made here ({error.strerror})", "-o with a writable place") from None
+            raise RunFolderError(
+                f"{folder}: cannot be made here ({error.strerror})", "-o with a writable place"
+            ) from None
         return folder
     raise RunFolderError("a million run folders are here already", "-o RUN")
 
@@ -123,15 +125,21 @@ def _numbered() -> Path:
 def _named(folder: Path, force: bool) -> Path:
     if folder.exists():
         if not force:
-            raise RunFolderError(f"{folder}: exists already, and is not overwritten", "another -o, or --force")
+            raise RunFolderError(
+                f"{folder}: exists already, and is not overwritten", "another -o, or --force"
+            )
         is_run = folder.is_dir() and ((folder / HEADER).is_file() or not any(folder.iterdir()))
         if not is_run:
-            raise RunFolderError(f"{folder}: exists and is no run folder; --force replaces only run folders", "another -o")
+            raise RunFolderError(
+                f"{folder}: exists and is no run folder; --force replaces only run folders", "another -o"
+            )
         shutil.rmtree(folder)
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise RunFolderError(f"{folder}: cannot be made ({error.strerror})", "-o with a writable place") from None
+        raise RunFolderError(
+            f"{folder}: cannot be made ({error.strerror})", "-o with a writable place"
+        ) from None
     return folder
 
 
@@ -195,7 +203,9 @@ def save(run: Run) -> None:
 
     spans = run.spans
     tables = {
-        READINGS: pa.table([run.reading_rail, run.reading_t_ns, run.reading_value], names=list(_READING_COLUMNS)),
+        READINGS: pa.table(
+            [run.reading_rail, run.reading_t_ns, run.reading_value], names=list(_READING_COLUMNS)
+        ),
         SPANS: pa.table([getattr(spans, name) for name in _SPAN_COLUMNS], names=list(_SPAN_COLUMNS)),
     }
     for name, table in tables.items():
@@ -217,9 +227,13 @@ def load(folder: Path | str) -> Run:
     """
     folder = Path(folder)
     if not folder.exists():
-        raise RunFolderError(f"{folder}: there is no such run folder", "joulemeter run -o RUN script.py makes one")
+        raise RunFolderError(
+            f"{folder}: there is no such run folder", "joulemeter run -o RUN script.py makes one"
+        )
     if not (folder / HEADER).is_file():
-        raise RunFolderError(f"{folder}: is not a run folder (it has no {HEADER})", "the folder that `joulemeter run` named")
+        raise RunFolderError(
+            f"{folder}: is not a run folder (it has no {HEADER})", "the folder that `joulemeter run` named"
+        )
     header = _header(folder)
     if (folder / RAW).is_dir() and header.get("state") != "finished":
         return _load_raw(folder, header)
@@ -245,7 +259,9 @@ def _load_raw(folder: Path, header: dict[str, Any]) -> Run:
     from joulemeter import rawfiles
 
     if _alive(header):
-        return rawfiles.read(folder / RAW, folder, {**header, "notes": [*header.get("notes", []), "still being recorded"]})
+        return rawfiles.read(
+            folder / RAW, folder, {**header, "notes": [*header.get("notes", []), "still being recorded"]}
+        )
     notes = [*header.get("notes", []), "interrupted: the recording ended before its end was written"]
     return rawfiles.read(folder / RAW, folder, {**header, "interrupted": True, "notes": notes})
 
@@ -298,7 +314,9 @@ def _columns(path: Path, names: Sequence[str], dtypes: Sequence[str]) -> list[ND
         raise RunFolderError(f"{path}: is missing; the run folder is truncated") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         first = str(error).partition("\n")[0]
-        raise RunFolderError(f"{path}: cannot be read, it is truncated or no Parquet file of this layout ({first})") from error
+        raise RunFolderError(
+            f"{path}: cannot be read, it is truncated or no Parquet file of this layout ({first})"
+        ) from error
 
 
 def _column(table: pa.Table, path: Path, name: str, dtype: str) -> NDArray[Any]:
@@ -308,7 +326,9 @@ def _column(table: pa.Table, path: Path, name: str, dtype: str) -> NDArray[Any]:
         raise RunFolderError(f"{path}: has no column '{name}'")
     values = table.column(name).to_numpy()
     if dtype != "float64" and values.dtype.kind not in "iu":
-        raise RunFolderError(f"{path}: column '{name}' must hold whole numbers without nulls, not {values.dtype}")
+        raise RunFolderError(
+            f"{path}: column '{name}' must hold whole numbers without nulls, not {values.dtype}"
+        )
     return np.ascontiguousarray(values, dtype=dtype)
 
 
@@ -322,7 +342,10 @@ def _check(run: Run) -> None:
         raise RunFolderError(f"{run.folder / HEADER}: two rails share an id")
     if n and not np.isin(np.unique(spans.site), [site.id for site in run.sites]).all():
         raise RunFolderError(f"{place}: names sites that {HEADER} does not have")
-    if len(run.reading_rail) and not np.isin(np.unique(run.reading_rail), [rail.id for rail in run.rails]).all():
+    if (
+        len(run.reading_rail)
+        and not np.isin(np.unique(run.reading_rail), [rail.id for rail in run.rails]).all()
+    ):
         raise RunFolderError(f"{run.folder / READINGS}: names rails that {HEADER} does not have")
     if n and (spans.end_ns < spans.start_ns).any():
         backwards = int((spans.end_ns < spans.start_ns).sum())

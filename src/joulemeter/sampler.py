@@ -27,7 +27,7 @@ from typing import Any
 
 from joulemeter import errors
 from joulemeter.errors import JoulemeterError, SourceError
-from joulemeter.reading import Rail, Reading, Source, renumbered
+from joulemeter.reading import Reading, Source, renumbered
 
 FASTEST_NS, SLOWEST_NS = 1_000_000, 100_000_000
 """A source is read at its refresh period, but not faster than 1 ms and not slower than 100 ms."""
@@ -94,7 +94,9 @@ class _Loop:
 
     def at_a_step(self) -> None:
         """Reads until every fast counter has moved once: an edge stamped to microseconds, not to a period."""
-        waiting = {rail.id for rail in self.source.rails if rail.kind == "counter" and rail.period_ns <= _EDGE_NS}
+        waiting = {
+            rail.id for rail in self.source.rails if rail.kind == "counter" and rail.period_ns <= _EDGE_NS
+        }
         before: dict[int, float] = {}
         deadline = time.monotonic_ns() + _EDGE_NS
         while True:
@@ -108,7 +110,7 @@ class _Loop:
 
 
 def main(raw: Path, specs: Sequence[str], period_ns: int | None) -> None:
-    """Runs until told to stop; talks JSON lines on stdout: first ``ready`` or ``refused``, last its account."""
+    """Runs until told to stop. Talks JSON lines on stdout: ``ready`` or ``refused``, and last its account."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = os.getppid()
@@ -198,8 +200,8 @@ def _write_whole(path: Path, data: Any) -> None:
 class Sampler:
     """A sampler process at work on the sources named by ``specs``, writing into ``raw``.
 
-    Raises what the sources raise: SourceUnavailable where one refuses, UsageError for a name nobody offers. The process leaves Ctrl-C to the script: it is in a
-    session of its own.
+    Raises what the sources raise: SourceUnavailable where one refuses, UsageError for a name nobody offers.
+    The process leaves Ctrl-C to the script: it is in a session of its own.
     """
 
     def __init__(self, raw: Path, specs: Sequence[str], period_ns: int | None = None) -> None:
@@ -213,7 +215,9 @@ class Sampler:
             self._process.kill()
             self._process.wait()
             self._close()
-            raise SourceError(f"the sampler did not start within {_READY_TIMEOUT_S:.0f} s ({', '.join(specs)})")
+            raise SourceError(
+                f"the sampler did not start within {_READY_TIMEOUT_S:.0f} s ({', '.join(specs)})"
+            )
         if "refused" in message:
             self._process.wait()
             self._close()
@@ -239,7 +243,10 @@ class Sampler:
         status = self._process.wait()
         self._close()
         if account is None:
-            return {}, [f"the sampler died during the run (status {status}): what came after its last reading was not metered"]
+            return {}, [
+                f"the sampler died during the run (status {status}): "
+                "what came after its last reading was not metered"
+            ]
         return account, _notes(account)
 
     def _hear(self, timeout_s: float) -> dict[str, Any] | None:
@@ -269,7 +276,8 @@ def _notes(account: dict[str, Any]) -> list[str]:
     for source in account["sources"]:
         if source["failed"]:
             why = "; ".join(f"{text} ({count}×)" for text, count in source["faults"].items())
-            notes.append(f"{source['spec']}: {source['failed']} of {source['reads']} reads failed{': ' + why if why else ''}")
+            failed = f"{source['failed']} of {source['reads']} reads failed"
+            notes.append(f"{source['spec']}: {failed}{': ' + why if why else ''}")
         if source["lost"]:
             notes.append(f"{source['spec']}: {source['lost']} readings could not be written (disk full?)")
     return notes

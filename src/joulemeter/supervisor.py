@@ -30,7 +30,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a metered program ended. ``status`` is the child's return code: negative, the signal that killed it."""
+    """How a metered program ended. ``status`` is its return code; negative: the signal that killed it."""
 
     folder: Path
     run: run.Run | None
@@ -82,7 +82,16 @@ def _remove(folder: Path) -> None:
 
 def _start(folder: Path, program: Sequence[str], launcher: Sequence[str]) -> subprocess.Popen[bytes]:
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [sys.executable, *flags, "-m", "joulemeter.launch", "--raw", str((folder / run.RAW).absolute()), *launcher, *program]
+    command = [
+        sys.executable,
+        *flags,
+        "-m",
+        "joulemeter.launch",
+        "--raw",
+        str((folder / run.RAW).absolute()),
+        *launcher,
+        *program,
+    ]
     libc = ctypes.CDLL(None)
 
     def die_with_the_supervisor() -> None:

@@ -13,7 +13,7 @@ from joulemeter.timeline import Timeline
 
 
 def energy_between(timelines: Sequence[Timeline], start_ns: int, end_ns: int) -> Energy:
-    """The joules of the outermost rails from ``start_ns`` to ``end_ns``; UNKNOWN where one did not see it all.
+    """The joules of the outermost rails from ``start_ns`` to ``end_ns``; UNKNOWN where one saw not all of it.
 
     Rails' errors are taken as dependent: interval ends add.
     """
@@ -21,7 +21,9 @@ def energy_between(timelines: Sequence[Timeline], start_ns: int, end_ns: int) ->
     parts = [of_rail(line, start_ns, end_ns) for line in timelines if line.rail.id in outer]
     if not parts:
         return UNKNOWN
-    return Energy(*(math.fsum(getattr(part, key) for part in parts) for key in ("energy_j", "low_j", "high_j")))
+    return Energy(
+        *(math.fsum(getattr(part, key) for part in parts) for key in ("energy_j", "low_j", "high_j"))
+    )
 
 
 def of_rail(line: Timeline, start_ns: int, end_ns: int) -> Energy:

@@ -15,7 +15,9 @@ def fraction_bar(label: str) -> Callable[[float], None] | None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    bar = Progress(TextColumn(label), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    bar = Progress(
+        TextColumn(label), BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    )
     task = bar.add_task(label, total=1.0)
     began = monotonic()
 

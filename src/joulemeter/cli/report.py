@@ -10,9 +10,23 @@ import click
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--format", "form", default="text", metavar="NAME", help="text (default), json, or another; `--formats` lists them.")
+@click.option(
+    "--format",
+    "form",
+    default="text",
+    metavar="NAME",
+    show_default=True,
+    help="One of those that --formats lists.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of to stdout.")
-@click.option("--formats", is_flag=True, is_eager=True, expose_value=False, callback=lambda c, p, v: _list(c, v), help="List the formats.")
+@click.option(
+    "--formats",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, wanted: _list(context, wanted),
+    help="List the formats.",
+)
 def command(path: Path, form: str, output: Path | None) -> None:
     """Show where the joules of a run went, from its run folder.
 
@@ -21,10 +35,11 @@ def command(path: Path, form: str, output: Path | None) -> None:
       joulemeter report joulemeter-run-1 --format json -o run.json
     """
     from joulemeter import report, run
+    from joulemeter.cli._progress import fraction_bar
 
     view = report.format_named(form)
     recorded = run.load(path)
-    ledger = recorded.ledger(_progress())
+    ledger = recorded.ledger(fraction_bar("attributing"))
     if form == "text" and output is None and sys.stdout.isatty():
         from rich.console import Console
 
@@ -44,13 +59,9 @@ def _write(text: str | bytes, output: Path | None) -> None:
     try:
         output.write_bytes(text if isinstance(text, bytes) else text.encode())
     except OSError as error:
-        raise UsageError(f"{output}: cannot be written ({error.strerror})", "-o with a writable place") from None
-
-
-def _progress():  # type: ignore[no-untyped-def]
-    from joulemeter.cli._progress import fraction_bar
-
-    return fraction_bar("attributing")
+        raise UsageError(
+            f"{output}: cannot be written ({error.strerror})", "-o with a writable place"
+        ) from None
 
 
 def _list(context: click.Context, wanted: bool) -> None:

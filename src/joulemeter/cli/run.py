@@ -13,13 +13,45 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--api", metavar="NAME,…", help="Libraries whose calls are metered, by dotted prefix. Default: every deep-learning library that the script imports.")
-@click.option("--level", default="api", metavar="NAME,…", show_default=True, help="run, api, module, operator, kernel: how fine, several together.")
-@click.option("--source", metavar="NAME,…", help="Meters to read (see `joulemeter doctor`). Default: all that answer, else the estimate.")
-@click.option("--period", metavar="TIME", help="Read every source this often, e.g. 10ms. Default: its own refresh period.")
-@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), metavar="RUN", help="The run folder. Default: joulemeter-run-1, -2, …")
+@click.option(
+    "--api",
+    metavar="NAME,…",
+    help="Libraries whose calls are metered, by dotted prefix. "
+    "Default: every deep-learning library that the script imports.",
+)
+@click.option(
+    "--level",
+    default="api",
+    metavar="NAME,…",
+    show_default=True,
+    help="run, api, module, operator, kernel: how fine, several together.",
+)
+@click.option(
+    "--source",
+    metavar="NAME,…",
+    help="Meters to read (see `joulemeter doctor`). Default: all that answer, else the estimate.",
+)
+@click.option(
+    "--period",
+    metavar="TIME",
+    help="Read every source this often, e.g. 10ms. Default: its own refresh period.",
+)
+@click.option(
+    "-o",
+    "--output",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="The run folder. Default: joulemeter-run-1, -2, …",
+)
 @click.option("--force", is_flag=True, help="Replace the run folder if it exists.")
-@click.option("--idle", default="0.25s", show_default=True, metavar="TIME", help="Watch the idle machine this long before and after.")
+@click.option(
+    "--idle",
+    default="0.25s",
+    show_default=True,
+    metavar="TIME",
+    help="Watch the idle machine this long before and after.",
+)
 @click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
 @click.option("-c", "code", is_flag=True, help="The program is a string of code, as in python -c.")
 @click.option("--quiet", is_flag=True, help="Print no table.")

@@ -42,21 +42,31 @@ def show(run: Run, ledger: Ledger, console: Console, most: int = _MOST_SITES) ->
 def _headlines(run: Run, ledger: Ledger) -> list[Text]:
     lines = []
     if not ledger.rails:
-        lines.append(Text("Nothing was metered: the run has no rails. See: joulemeter doctor", style="bold red"))
+        lines.append(
+            Text("Nothing was metered: the run has no rails. See: joulemeter doctor", style="bold red")
+        )
     elif not any(rail.rail.origin in ("measured", "replayed") for rail in ledger.rails):
         origins = " and ".join(sorted({rail.rail.origin for rail in ledger.rails}))
         lines.append(
-            Text(f"Nothing was metered: every joule below is {origins}. Which meters there could be: joulemeter doctor", style="bold yellow")
+            Text(
+                f"Nothing was metered: every joule below is {origins}. "
+                "Which meters there could be: joulemeter doctor",
+                style="bold yellow",
+            )
         )
     if run.interrupted:
-        lines.append(Text("interrupted: the run was killed; this is what had been recorded", style="bold red"))
+        lines.append(
+            Text("interrupted: the run was killed; this is what had been recorded", style="bold red")
+        )
     if len(ledger.rails) > 1:
         lines.append(Text(f"Total of the outermost rails: {_interval(ledger.total)}", style="bold"))
     return lines
 
 
 def _rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=_title(rail), title_justify="left", pad_edge=False, title_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD, title=_title(rail), title_justify="left", pad_edge=False, title_style="bold"
+    )
     table.add_column("site", overflow="fold", ratio=3)
     for name in ("calls", "time", "energy", "95 % interval", "share"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -68,7 +78,9 @@ def _rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
         rest = math.fsum(entry.exclusive.energy_j for _, entry in rows[most:])
         table.add_row(f"… {len(rows) - most} more sites", "", "", joules(rest), "", _share(rest, whole))
     table.add_section()
-    table.add_row("idle", "", "", joules(rail.idle.energy_j), _range(rail.idle), _share(rail.idle.energy_j, whole))
+    table.add_row(
+        "idle", "", "", joules(rail.idle.energy_j), _range(rail.idle), _share(rail.idle.energy_j, whole)
+    )
     table.add_row("unattributed", "", "", joules(rail.unattributed_j), "", _share(rail.unattributed_j, whole))
     if rail.tail_j > 0:
         table.add_row("  of it in tails", "", "", joules(rail.tail_j), "", _share(rail.tail_j, whole))
@@ -94,7 +106,11 @@ def _where(site: SiteLedger) -> Text:
 
 def _figures(entry: SiteRail, whole: float) -> tuple[str, str, str]:
     if entry.resolved:
-        return joules(entry.exclusive.energy_j), _range(entry.exclusive), _share(entry.exclusive.energy_j, whole)
+        return (
+            joules(entry.exclusive.energy_j),
+            _range(entry.exclusive),
+            _share(entry.exclusive.energy_j, whole),
+        )
     if entry.confounded_with and entry.joint is not None:
         others = ", ".join(f"#{other}" for other in entry.confounded_with[:3])
         return f"with {others}", f"jointly {_range(entry.joint)}", _share(entry.exclusive.energy_j, whole)
