@@ -167,3 +167,12 @@ def test_every_public_name_is_importable_and_documented() -> None:
         assert getattr(joulemeter, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'jules'"):
         _ = joulemeter.jules
+
+
+def test_a_frozen_counter_is_a_gap_and_not_a_machine_without_power() -> None:
+    with Meter(sources=[f"{CONSTANT},freeze=0.1s"]) as meter:
+        time.sleep(0.9)
+    line = meter.run.timelines()[0]
+    assert [gap.reason for gap in line.gaps] == ["frozen"]
+    assert line.total_j < 20
+    assert math.isnan(meter.energy_j)

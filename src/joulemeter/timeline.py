@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 MAX_PLAUSIBLE_W = 20_000.0
 """No single supply that a counter meters draws more: a fall that would need more is a reset, not a wrap."""
 
-GapReason = Literal["no answer", "reset", "ambiguous wrap", "hole", "impossible value"]
+GapReason = Literal["no answer", "reset", "ambiguous wrap", "hole", "impossible value", "frozen"]
+
+_FROZEN_S = 0.5
+_FROZEN_PERIODS = 50
+_FROZEN_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,7 @@ def _counter(rail: Rail, t_ns: NDArray[np.int64], value: NDArray[np.float64]) ->
     # A rise that no supply could make: a counter that jumped (a foreign reset to a higher value).
     jumped = step_j > MAX_PLAUSIBLE_W * np.maximum(np.diff(t_ns) / 1e9, 1e-3)
     reasons[jumped & (reasons == "")] = "impossible value"
+    reasons[_frozen_from(rail, t_ns, step_j) :] = "frozen"
     return _assemble(rail, t_ns, step_j, reasons, int((~answered).sum()))
 
 
@@ -118,6 +123,21 @@ def _mend_falls(
     reasons[reset] = "reset"
     reasons[ambiguous] = "ambiguous wrap"
     return wrapped, reasons
+
+
+def _frozen_from(rail: Rail, t_ns: NDArray[np.int64], step_j: NDArray[np.float64]) -> int:
+    """From which interval on the counter stands still to the end, as no supply at work does; else their number.
+
+    Half a second, fifty periods, and twenty times the usual time between two steps (a meter of coarse
+    steps stands still for long). A standstill that ends is not taken for a fault: a supply may rest.
+    """
+    moves = np.flatnonzero(step_j != 0)
+    if len(moves) == 0 or len(t_ns) < 2:
+        return len(step_j)
+    usual_ns = float(np.median(np.diff(t_ns[moves + 1]))) if len(moves) > 2 else 0.0
+    still_ns = float(t_ns[-1] - t_ns[moves[-1] + 1])
+    limit_ns = max(_FROZEN_S * 1e9, _FROZEN_PERIODS * rail.period_ns, _FROZEN_STEPS * usual_ns)
+    return int(moves[-1]) + 1 if still_ns > limit_ns else len(step_j)
 
 
 def _gauge(rail: Rail, t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> Timeline:

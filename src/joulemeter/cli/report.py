@@ -52,7 +52,7 @@ def command(path: Path, form: str, output: Path | None) -> None:
 
 def _write(text: str | bytes, output: Path | None) -> None:
     if output is None:
-        click.get_binary_stream("stdout").write(text if isinstance(text, bytes) else text.encode())
+        sys.stdout.buffer.write(text if isinstance(text, bytes) else text.encode())
         return
     from joulemeter.errors import UsageError
 
