@@ -1,1 +1,60 @@
-"""Plugins, found by scanning this folder."""
+"""Model formats: one file, one format, read into a Network of kernels; found by scanning this folder."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Protocol, cast
+
+from joulemeter.errors import GraphError
+from joulemeter.network import Network
+
+MAX_NODES = 200_000
+"""No network anyone runs has more nodes; a file that has is a mistake or an attack."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of inputs by name; the name ``""`` is the first input."""
+
+
+class Format(Protocol):
+    """What a file of this folder offers. ``SUFFIXES`` are the endings it reads, with their dot."""
+
+    SUFFIXES: tuple[str, ...]
+
+    def read(self, target: str, shapes: Shapes) -> Network:
+        """The network in ``target`` for inputs of ``shapes``; raises GraphError where it cannot be read."""
+
+
+@cache
+def formats() -> dict[str, Format]:
+    """Every format by suffix: those of this folder, then of ``joulemeter.graphs`` entry points."""
+    found: dict[str, Format] = {}
+    for module in pkgutil.iter_modules(__path__):
+        file = cast("Format", importlib.import_module(f"{__name__}.{module.name}"))
+        found.update(dict.fromkeys(file.SUFFIXES, file))
+    for point in entry_points(group="joulemeter.graphs"):
+        file = cast("Format", point.load())
+        found.update(dict.fromkeys(file.SUFFIXES, file))
+    return found
+
+
+def read(target: str, shapes: Shapes | None = None) -> Network:
+    """The network in the file ``target``, or made by ``module:function``.
+
+    Raises GraphError where the ending is not known or the file cannot be read into kernels.
+    """
+    suffix = next((each for each in formats() if each != ":" and target.endswith(each)), None)
+    if suffix is None and ":" in target:
+        suffix = ":"
+    if suffix is None:
+        known = ", ".join(sorted(each for each in formats() if each != ":"))
+        raise GraphError(f"{target}: not a network this can read", f"a file ending in {known}, or module:function")
+    return formats()[suffix].read(target, shapes or {})
+
+
+def shape_of(name: str, first: bool, shapes: Shapes) -> tuple[int, ...] | None:
+    """The shape given for input ``name``; the nameless one is meant for the first input."""
+    return shapes.get(name, shapes.get("") if first else None)
