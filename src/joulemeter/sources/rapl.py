@@ -14,6 +14,11 @@ What contains what, which the folders do not say:
   left out.
 - ``intel-rapl-mmio:0`` is the package of ``intel-rapl:0`` once more, through another register.
 
+The counters stand still between refreshes, about a millisecond apart, so a reading tells the energy of its
+last refresh, not of its own moment: at 100 W up to 0.1 J less, 1 % of a window of 100 ms. So now and then
+one counter is watched as it moves; that tells when its later refreshes happen (`Refresh`), and a reading
+is stamped with the refresh it shows. Where refreshes come at no steady pace a reading keeps its own moment.
+
 A counter wraps at ``max_energy_range_uj``. From its fall one wrap between two reads can be told, two
 cannot: reads must be closer than `polling_bound_s`, range over power, for the usual 262,144 J some 262 s
 at 1 kW. Whoever reads at this source's period stays below it by four orders of magnitude.
@@ -25,7 +30,9 @@ import math
 import os
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from joulemeter.errors import SourceUnavailable
@@ -42,6 +49,18 @@ a reference at the supply lines (Khan et al., "RAPL in Action", 2018), and nothi
 _FOLDER = re.compile(r"(?P<control>[a-z][\w-]*)(?P<numbers>(:\d+)+)")
 _PACKAGE = re.compile(r"package-(?P<which>\d+(-die-\d+)?)")
 _PSYS_WATCH_S = 0.02
+_LOOK_NS = (25_000_000, 400_000_000)
+"""How often a counter is watched as it moves: at first, and at most rarely."""
+_NEAR_NS = 60_000
+"""What a moment may be off by; nearer to a refresh than this, nobody knows which side a read is on."""
+_AHEAD_NS = 150_000
+"""How much earlier than a refresh we wake to see it: a sleep ends some 100 µs late."""
+_DOUBTS = 4
+"""So many contradictions in a row, and the pace is taken for unknown."""
+_TOLERANCE = 0.1
+"""How far, as a fraction of the period, a refresh may come from where it was expected."""
+_QUIET_REFRESHES = 5
+"""A counter that has not moved for so many refreshes draws nothing or has frozen: its reading is given."""
 _READ_BYTES = 32
 
 
@@ -77,18 +96,97 @@ def open(argument: str = "") -> Powercap:
     return Powercap(root, _without_unwired_psys([zone for zone in zones if _is_readable(zone, root)]))
 
 
+class Refresh:
+    """When a counter is refreshed: a steady pace, learned from refreshes that were seen to happen.
+
+    ``look_after_ns`` is how long the pace may be trusted before another refresh should be seen: it doubles
+    while refreshes come where they are expected. What contradicts the pace raises doubts, and after some
+    in a row it is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self.period_ns = float(REFRESH_NS)
+        self.look_after_ns = _LOOK_NS[0]
+        self._edge_ns: float | None = None
+        self._doubts = 0
+
+    @property
+    def known(self) -> bool:
+        """Whether the pace is known."""
+        return self._edge_ns is not None
+
+    def acquire(self, edges_ns: list[int]) -> None:
+        """Learns the pace from refreshes seen in a row; where they come unsteadily, that there is none."""
+        gaps = [later - earlier for earlier, later in pairwise(edges_ns)]
+        steady = len(gaps) > 1 and max(gaps) < (1 + 2 * _TOLERANCE) * min(gaps) and min(gaps) > 4 * _NEAR_NS
+        self._edge_ns = edges_ns[-1] if steady else None
+        self.period_ns = (edges_ns[-1] - edges_ns[0]) / len(gaps) if steady else float(REFRESH_NS)
+        self.look_after_ns, self._doubts = _LOOK_NS[0], 0
+
+    def learn(self, edge_ns: int) -> None:
+        """Moves phase and period towards one more refresh that was seen."""
+        if self._edge_ns is None:
+            return
+        periods = max(1, round((edge_ns - self._edge_ns) / self.period_ns))
+        late_ns = edge_ns - (self._edge_ns + periods * self.period_ns)
+        if abs(late_ns) > _TOLERANCE * self.period_ns:
+            self.doubt()
+            return
+        self._doubts = 0
+        self.period_ns += 0.5 * late_ns / periods
+        self._edge_ns = edge_ns - 0.5 * late_ns
+        steady = abs(late_ns) < _NEAR_NS / 2
+        self.look_after_ns = min(2 * self.look_after_ns, _LOOK_NS[1]) if steady else _LOOK_NS[0]
+
+    def doubt(self) -> None:
+        """Something was seen that does not go with the pace."""
+        self._doubts += 1
+        self.look_after_ns = _LOOK_NS[0]
+        if self._doubts >= _DOUBTS:
+            self._edge_ns = None
+
+    def before(self, t_ns: int) -> float:
+        """The last refresh before ``t_ns``; ``t_ns`` itself where the pace is not known."""
+        if self._edge_ns is None:
+            return t_ns
+        return self._edge_ns + (t_ns - self._edge_ns) // self.period_ns * self.period_ns
+
+    def clear_of(self, t_ns: int) -> int:
+        """How long to wait until a read is surely on one side of a refresh: 0 where it is already."""
+        if self._edge_ns is None:
+            return 0
+        since_ns = t_ns - self.before(t_ns)
+        if since_ns < _NEAR_NS:
+            return round(_NEAR_NS - since_ns)
+        to_next_ns = self.period_ns - since_ns
+        return round(to_next_ns + _NEAR_NS) if to_next_ns < _NEAR_NS else 0
+
+
 class Powercap:
     """The RAPL zones ``zones`` below ``root``, a rail each.
 
     The counters' files stay open: a reading is one ``pread``, about 1 µs plus what the kernel takes to
-    ask the processor. A zone that does not answer reads NaN, alone.
+    ask the processor. A zone that does not answer reads NaN, alone; a zone with nothing new is left out
+    for a few refreshes. ``clock``, ``sleep`` and ``pread`` stand in for the operating system's.
     """
 
-    def __init__(self, root: Path, zones: list[Zone]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        zones: list[Zone],
+        clock: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+        pread: Callable[[int, int, int], bytes] = os.pread,
+    ) -> None:
         self._root = root
+        self._clock, self._sleep, self._pread = clock, sleep, pread
         self.rails = rails_of(zones)
         self._fds = [os.open(zone.energy_file, os.O_RDONLY) for zone in zones]
-        if all(math.isnan(reading.value) for reading in self.read()):
+        self._refreshes = [Refresh() for _ in zones]
+        self._given: dict[int, Reading] = {}
+        self._next_probe_ns = 0
+        self._turn = 0
+        if all(math.isnan(self._joules(number)) for number in range(len(zones))):
             self.close()
             raise SourceUnavailable(f"rapl: no counter below {root} answers", f"cat {zones[0].energy_file}")
 
@@ -98,12 +196,90 @@ class Powercap:
         return "rapl" if str(self._root) == ROOT else f"rapl:{self._root}"
 
     def read(self) -> list[Reading]:
-        """All zones, each stamped right after its own read."""
-        readings = []
-        for number, fd in enumerate(self._fds):
-            value = _joules(fd)
-            readings.append(Reading(number, time.monotonic_ns(), value))
-        return readings
+        """All zones that have something new or do not answer. Now and then waits some ms for a refresh."""
+        if self._fds and self._clock() >= self._next_probe_ns:
+            self._probe()
+        readings = (self._reading(number) for number in range(len(self._fds)))
+        return [reading for reading in readings if reading is not None]
+
+    def _reading(self, number: int) -> Reading | None:
+        refresh = self._refreshes[number]
+        wait_ns = refresh.clear_of(self._clock())
+        if wait_ns:
+            self._sleep(wait_ns / 1e9)
+        t_ns, value = self._stamped(number)
+        before = self._given.get(number)
+        if before is not None and value == before.value:
+            if t_ns - before.t_ns < _QUIET_REFRESHES * refresh.period_ns:
+                return None
+        elif not math.isnan(value):
+            t_ns = self._refreshed_ns(refresh, t_ns, before)
+        reading = Reading(number, t_ns, value)
+        if not math.isnan(value):
+            self._given[number] = reading
+        return reading
+
+    def _refreshed_ns(self, refresh: Refresh, t_ns: int, before: Reading | None) -> int:
+        """When the counter took the value read at ``t_ns``."""
+        edge_ns = round(refresh.before(t_ns))
+        if before is not None and edge_ns <= before.t_ns:
+            # A second value within one refresh: it is not where we think it is.
+            refresh.doubt()
+            return t_ns
+        return edge_ns
+
+    def _stamped(self, number: int) -> tuple[int, float]:
+        """A value and the moment it was read; read again where something else ran in between."""
+        for _ in range(3):
+            start_ns = self._clock()
+            value = self._joules(number)
+            end_ns = self._clock()
+            if end_ns - start_ns < _NEAR_NS:
+                break
+        return (start_ns + end_ns) // 2, value
+
+    def _joules(self, number: int) -> float:
+        try:
+            return int(self._pread(self._fds[number], _READ_BYTES, 0)) / 1e6
+        except (OSError, ValueError):
+            # EIO, ENODATA, ENODEV after a hot-unplug, or an empty answer: this zone did not answer this time.
+            return math.nan
+
+    def _probe(self) -> None:
+        """Watches the next counter in turn as it moves, so that its pace stays known."""
+        number = self._turn = (self._turn + 1) % len(self._fds)
+        refresh = self._refreshes[number]
+        if refresh.known:
+            self._see_one(number, refresh)
+        else:
+            refresh.acquire(self._edges(number, 4, 6 * REFRESH_NS))
+        after_ns = refresh.look_after_ns if refresh.known else _LOOK_NS[1]
+        self._next_probe_ns = self._clock() + after_ns // len(self._fds)
+
+    def _see_one(self, number: int, refresh: Refresh) -> None:
+        now = self._clock()
+        to_next_ns = refresh.before(now) + refresh.period_ns - now
+        if to_next_ns < _AHEAD_NS:
+            to_next_ns += refresh.period_ns
+        self._sleep((to_next_ns - _AHEAD_NS) / 1e9)
+        edges_ns = self._edges(number, 1, 2 * _AHEAD_NS)
+        if edges_ns:
+            refresh.learn(edges_ns[0])
+        else:
+            refresh.doubt()
+
+    def _edges(self, number: int, count: int, patience_ns: int) -> list[int]:
+        """When the counter moved, ``count`` times or as often as it did within ``patience_ns``."""
+        edges: list[int] = []
+        before_ns, before = self._stamped(number)
+        deadline_ns = before_ns + patience_ns
+        while len(edges) < count and before_ns < deadline_ns:
+            t_ns, value = self._stamped(number)
+            # A longer gap between the two reads means that something else ran: the moment is not known.
+            if value != before and t_ns - before_ns < _NEAR_NS:
+                edges.append((before_ns + t_ns) // 2)
+            before_ns, before = t_ns, value
+        return edges
 
     def close(self) -> None:
         """Closes the counters' files."""
@@ -213,19 +389,8 @@ def _without_unwired_psys(zones: list[Zone]) -> list[Zone]:
 
 
 def _file_joules(zone: Zone) -> float:
-    fd = os.open(zone.energy_file, os.O_RDONLY)
-    try:
-        return _joules(fd)
-    finally:
-        os.close(fd)
-
-
-def _joules(fd: int) -> float:
-    try:
-        return int(os.pread(fd, _READ_BYTES, 0)) / 1e6
-    except (OSError, ValueError):
-        # EIO, ENODATA, ENODEV after a hot-unplug, or an empty answer: this zone did not answer this time.
-        return math.nan
+    text = _text(zone.energy_file) or ""
+    return int(text) / 1e6 if text.isdigit() else math.nan
 
 
 def polling_bound_s(rail: Rail, power_w: float) -> float:
