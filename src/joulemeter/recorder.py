@@ -15,9 +15,14 @@ import sys
 import threading
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joulemeter.span import Site, SiteKind
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from joulemeter.lanetail import LaneTail
 
 try:
     from joulemeter import _recorder as engine
@@ -42,6 +47,10 @@ class Recorder:
         self._described: dict[int, dict[str, Any]] = {}
         self._spans: dict[str, int] = {}
         self._added_lanes: dict[str, int] = {}
+        self._lane_numbers: dict[str, int] = {}
+        self._tails: dict[str, LaneTail] = {}
+        self._calls: dict[int, tuple[Any, ...]] = {}
+        """Where the call sites stand: file, line, column, function."""
         self._unwritten: list[str] = []
         self._dropped_elsewhere = 0
         self._closed = False
@@ -57,6 +66,8 @@ class Recorder:
         self._sites_path = self._folder / f"sites-{self._pid}.jsonl"
         self._added_path = self._folder / f"added-{self._pid}.bin"
         self._added_lanes.clear()
+        self._lane_numbers.clear()
+        self._tails.clear()
         self._append_lines([])
 
     def site(
@@ -68,22 +79,60 @@ class Recorder:
             known = self._sites.get(key)
             if known is None:
                 known = self._sites[key] = len(self._sites)
+                if kind == "call":
+                    self._calls[known] = key[2:]
                 self._append_lines([json.dumps(Site(known, *key).to_json())])
         return known
 
     def add(self, lane: str, site: int, start_ns: int, end_ns: int, parent_site: int = -1) -> None:
         """A span seen by someone else, on a lane of that name."""
         with self._lock:
-            number = self._added_lanes.get(lane)
-            if number is None:
-                number = self._added_lanes[lane] = ADDED_LANES + len(self._added_lanes)
-                self._name_lane(number, lane)
-            record = ADDED.pack(number, site, start_ns, end_ns, parent_site)
+            record = ADDED.pack(self._added_lane(lane), site, start_ns, end_ns, parent_site)
             try:
                 append(self._added_path, record)
             except OSError as error:
                 self._dropped_elsewhere += 1
                 self._note_dropped(1, f"{error.strerror} at {self._added_path}", start_ns)
+
+    def _added_lane(self, name: str) -> int:
+        number = self._added_lanes.get(name)
+        if number is None:
+            number = self._added_lanes[name] = ADDED_LANES + len(self._added_lanes)
+            self._name_lane(number, name)
+        return number
+
+    def add_many(self, lane: str, spans: NDArray[Any]) -> None:
+        """Spans seen by someone else, int64 (n, 4): site, start_ns, end_ns, parent site or −1."""
+        import numpy as np
+
+        with self._lock:
+            number = self._added_lane(lane)
+            numbers = np.full((len(spans), 1), number, np.int64)
+            try:
+                append(self._added_path, np.hstack([numbers, spans]).astype("<i8").tobytes())
+            except OSError as error:
+                self._dropped_elsewhere += len(spans)
+                self._note_dropped(len(spans), f"{error.strerror} at {self._added_path}", int(spans[0, 1]))
+
+    def callers_at(self, lane: str, t_ns: NDArray[Any]) -> NDArray[Any]:
+        """The innermost call site that was open on a lane at each moment, −1 for none; int64 (n,).
+
+        Moments are never earlier than those of the lane's previous question.
+        """
+        from joulemeter.lanetail import LaneTail
+
+        with self._lock:
+            tail = self._tails.get(lane)
+            if tail is None:
+                number = self._lane_numbers.get(lane, -1)
+                path = self._folder / f"lane-{self._pid}-{number}.bin"
+                tail = self._tails[lane] = LaneTail(path)
+            return tail.innermost_at(t_ns, self._calls)
+
+    def site_at(self, caller: int, name: str, kind: SiteKind) -> int:
+        """The id of a site of that name where ``caller`` stands in the source; −1: nowhere known."""
+        place = self._calls.get(caller, ())
+        return self.site(name, kind, *place)
 
     def describe(self, site: int, arguments: dict[str, Any]) -> None:
         """Sets the argument distributions of a site."""
@@ -116,6 +165,8 @@ class Recorder:
 
     def _name_lane(self, number: int, name: str) -> None:
         with self._lock:
+            if number < ADDED_LANES:
+                self._lane_numbers.setdefault(name, number)
             self._append_lines([json.dumps({"lane": number, "name": name})])
 
     def _append_lines(self, lines: list[str]) -> None:

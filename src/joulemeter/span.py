@@ -82,11 +82,27 @@ class SpanSink(Protocol):
         """Sets the argument distributions of a site."""
 
 
+class BulkSink(SpanSink, Protocol):
+    """What a tracer writes to that collects its spans in bulk and long after they ran."""
+
+    def add_many(self, lane: str, spans: NDArray[Any]) -> None:
+        """Spans seen by someone else, int64 (n, 4): site, start_ns, end_ns, parent site or −1."""
+
+    def callers_at(self, lane: str, t_ns: NDArray[Any]) -> NDArray[Any]:
+        """The innermost call site that was open on a lane at each moment, −1 for none; int64 (n,).
+
+        Moments are never earlier than those of the lane's previous question.
+        """
+
+    def site_at(self, caller: int, name: str, kind: SiteKind) -> int:
+        """The id of a site of that name where ``caller`` stands in the source; −1: nowhere known."""
+
+
 class Tracer(Protocol):
     """One way to see what a program does: ``frameworks/<name>.py`` offers one."""
 
-    def start(self, sink: SpanSink) -> None:
-        """Begins to write spans to ``sink``."""
+    def start(self, sink: BulkSink) -> None:
+        """Begins to write spans to ``sink``; a tracer that writes them as they happen needs a SpanSink alone."""
 
     def stop(self) -> None:
         """Stops, and leaves the program as it was."""

@@ -52,7 +52,11 @@ class Modules:
             if is_dynamo_compiling():
                 return original(module, *args, **kwargs)
             site = known.get(id(module))
-            enter(learn(module) if site is None else site)
+            if site is None:
+                if self._original is None:
+                    return original(module, *args, **kwargs)
+                site = learn(module)
+            enter(site)
             try:
                 return original(module, *args, **kwargs)
             finally:
@@ -62,7 +66,7 @@ class Modules:
         Module.__call__ = call  # type: ignore[method-assign]
 
     def stop(self) -> None:
-        """Gives the slot back, unless someone wrapped it after us: then their chain stays whole."""
+        """Gives the slot back; where someone wrapped it after us, theirs stays and ours records no more."""
         from torch.nn import Module
 
         if self._original is not None and Module.__call__ is self._wrapper:
