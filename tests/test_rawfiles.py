@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulemeter import rawfiles
-from joulemeter.rawfiles import decode, enclosing, read_readings
+from joulemeter.rawfiles import decode, read_readings
+from joulemeter.weave import enclosing
 
 
 def naive(events: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:

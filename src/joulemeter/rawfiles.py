@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from joulemeter import weave
 from joulemeter.errors import RunFolderError
 from joulemeter.reading import Rail
 from joulemeter.run import Run
 from joulemeter.span import Site, Spans
+from joulemeter.weave import Lane
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +43,7 @@ def read(raw: Path, folder: Path, header: dict[str, Any]) -> Run:
         ids = sites.merge(own.sites)
         arguments.update({ids[own_id]: value for own_id, value in own.arguments.items() if own_id in ids})
         notes += own.notes
-        lanes += [(process, *lane) for lane in _process_lanes(raw, pid, ids, own.lane_names)]
+        lanes += [(process, lane) for lane in _process_lanes(raw, pid, ids, own.lane_names)]
     spans, lane_names = _joined(lanes, last_ns)
     known = tuple(
         Site(**{**site.to_json(), "arguments": arguments.get(site.id, site.arguments)}) for site in sites.all
@@ -136,18 +138,17 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 # ── lanes ────────────────────────────────────────────────────────────────────────────────────────────
 
-_Lane = tuple[int, str, "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.int64]"]
 
-
-def _process_lanes(raw: Path, pid: str, ids: dict[int, int], names: dict[int, str]) -> list[tuple[Any, ...]]:
-    """(name, site, start, end, parent) of each lane of one process; an open span has end −1."""
+def _process_lanes(raw: Path, pid: str, ids: dict[int, int], names: dict[int, str]) -> list[Lane]:
+    """The lanes of one process, recorded and handed in."""
     to_common = _translation(ids)
     lanes = []
     for path in sorted(raw.glob(f"lane-{pid}-*.bin"), key=lambda p: int(p.stem.rpartition("-")[2])):
         number = int(path.stem.rpartition("-")[2])
         site, start, end, parent = decode(_pairs(path))
-        lanes.append((names.get(number, f"thread {number}"), to_common[site], start, end, parent))
-    return lanes + _added_lanes(raw / f"added-{pid}.bin", to_common, names)
+        name = names.get(number, f"thread {number}")
+        lanes.append(weave.recorded(name, to_common[site], start, end, parent))
+    return weave.woven(lanes, _added_lanes(raw / f"added-{pid}.bin", to_common, names))
 
 
 def _translation(ids: dict[int, int]) -> NDArray[np.int64]:
@@ -201,48 +202,48 @@ def _parents(position: NDArray[np.int64], level: NDArray[np.int64]) -> NDArray[n
     return parent
 
 
-def _added_lanes(path: Path, to_common: NDArray[np.int64], names: dict[int, str]) -> list[tuple[Any, ...]]:
+def _added_lanes(path: Path, to_common: NDArray[np.int64], names: dict[int, str]) -> list[Lane]:
     if not path.exists():
         return []
     data = np.fromfile(path, dtype="<i8")
-    rows = data[: len(data) // 5 * 5].reshape(-1, 5)
-    lanes = []
-    for number in np.unique(rows[:, 0]):
-        mine = rows[rows[:, 0] == number]
-        mine = mine[np.lexsort((-mine[:, 3], mine[:, 2]))]
-        parent = enclosing(mine[:, 2], mine[:, 3])
-        lanes.append(
-            (names.get(int(number), f"lane {number}"), to_common[mine[:, 1]], mine[:, 2], mine[:, 3], parent)
-        )
-    return lanes
+    rows = data[: len(data) // 5 * 5].reshape(-1, 5).copy()
+    rows[:, 1] = to_common[rows[:, 1]]
+    # The last entry of the table is looked up for −1, which is no site.
+    rows[:, 4] = np.where(rows[:, 4] < 0, -1, to_common[rows[:, 4]])
+    numbers = np.unique(rows[:, 0]).tolist()
+    return [weave.added(names.get(each, f"lane {each}"), rows[rows[:, 0] == each, 1:]) for each in numbers]
 
 
-def enclosing(start_ns: NDArray[np.int64], end_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The row of the innermost span that holds each span; spans sorted by start, longer first."""
-    parent = np.full(len(start_ns), -1, np.int64)
-    open_rows: list[int] = []
-    for row, (start, end) in enumerate(zip(start_ns.tolist(), end_ns.tolist(), strict=True)):
-        while open_rows and end_ns[open_rows[-1]] < end:
-            open_rows.pop()
-        if open_rows and end_ns[open_rows[-1]] > start:
-            parent[row] = open_rows[-1]
-        open_rows.append(row)
-    return parent
-
-
-def _joined(lanes: list[tuple[Any, ...]], last_ns: int) -> tuple[Spans, list[str]]:
+def _joined(lanes: list[tuple[int, Lane]], last_ns: int) -> tuple[Spans, list[str]]:
     """All lanes as one table; spans never left end with the last thing anybody wrote."""
     if not lanes:
         return Spans.empty(), []
-    last_ns = max([last_ns, *(int(max(lane[3].max(initial=0), lane[4].max(initial=0))) for lane in lanes)])
+    stamps = (int(max(lane.start_ns.max(initial=0), lane.end_ns.max(initial=0))) for _, lane in lanes)
+    last_ns = max([last_ns, *stamps])
     columns: list[list[NDArray[Any]]] = [[], [], [], [], []]
-    first = 0
-    for number, (_, _, site, start, end, parent) in enumerate(lanes):
-        columns[0].append(site.astype(np.int32))
-        columns[1].append(np.full(len(site), number, np.int32))
-        columns[2].append(start)
-        columns[3].append(np.where(end < 0, last_ns, end))
-        columns[4].append(np.where(parent < 0, -1, parent + first))
-        first += len(site)
-    names = [lane[1] if lane[0] == 0 else f"process {lane[0]}, {lane[1]}" for lane in lanes]
+    processes: dict[int, list[Lane]] = {}
+    for number, (process, lane) in enumerate(lanes):
+        columns[0].append(lane.site.astype(np.int32))
+        columns[1].append(np.full(len(lane.site), number, np.int32))
+        columns[2].append(lane.start_ns)
+        columns[3].append(np.where(lane.end_ns < 0, last_ns, lane.end_ns))
+        processes.setdefault(process, []).append(lane)
+    columns[4] = _parent_rows(list(processes.values()))
+    names = [lane.name if process == 0 else f"process {process}, {lane.name}" for process, lane in lanes]
     return Spans(*(np.concatenate(column) for column in columns)), names
+
+
+def _parent_rows(processes: list[list[Lane]]) -> list[NDArray[np.int64]]:
+    """Parents as rows of the whole table, a process at a time, those on other lanes too."""
+    rows, first = [], 0
+    for lanes in processes:
+        starts = np.cumsum([0, *(len(lane.site) for lane in lanes)])
+        parent = np.concatenate(
+            [np.where(lane.parent < 0, -1, lane.parent + at) for lane, at in zip(lanes, starts, strict=False)]
+        )
+        columns = ([getattr(lane, name) for lane in lanes] for name in ("site", "start_ns", "parent_site"))
+        site, start_ns, parent_site = (np.concatenate(column) for column in columns)
+        parent = weave.adopted(site, start_ns, parent, parent_site)
+        rows.append(np.where(parent < 0, -1, parent + first))
+        first += len(parent)
+    return rows
