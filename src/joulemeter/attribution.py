@@ -1,33 +1,50 @@
-"""Timelines and spans into a ledger."""
+"""Timelines and spans into a ledger: what each site drew is estimated, and what cannot be known is said.
+
+``attribute`` estimates each site's power from all the intervals it took part in; ``share_by_time`` is the usual
+rule, kept as the baseline that it is compared with.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from joulemeter import occupancy as occupied
+from joulemeter import response as responses
+from joulemeter.design import Response, Stretches
+from joulemeter.estimation import Estimate, estimate
 from joulemeter.idle import Idle, find_idle
 from joulemeter.ledger import UNKNOWN, Energy, Ledger, RailLedger, SiteLedger, SiteRail
 from joulemeter.occupancy import Occupancy
+from joulemeter.posterior import bounded, confounded, is_resolved
 from joulemeter.span import Site, Spans
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy import sparse
 
     Floats = NDArray[np.float64]
 
 Progress = Callable[[float], None]
 """Called with the fraction done, from 0 to 1."""
 
+Rule = Callable[[Timeline, Occupancy], tuple[RailLedger, list[SiteRail]]]
+
 
 def attribute(
     timelines: Sequence[Timeline], sites: Sequence[Site], spans: Spans, progress: Progress | None = None
 ) -> Ledger:
-    """Where the joules of ``timelines`` went among ``sites``."""
-    return share_by_time(timelines, sites, spans, progress)
+    """Where the joules of ``timelines`` went among ``sites``, with 95 % intervals; it conserves.
+
+    A rail with fewer than two readings is not known: NaN. A site that ran only while a rail saw nothing is not known on
+    that rail. Spans of sites that ``sites`` lacks get a site named after their number.
+    """
+    return _ledger(timelines, sites, spans, progress, _estimated)
 
 
 def share_by_time(
@@ -37,12 +54,18 @@ def share_by_time(
 
     It gives neighbours the same watts whatever they do, so its intervals span from nothing to all.
     """
+    return _ledger(timelines, sites, spans, progress, _shared)
+
+
+def _ledger(
+    timelines: Sequence[Timeline], sites: Sequence[Site], spans: Spans, progress: Progress | None, rule: Rule
+) -> Ledger:
     occupancy = occupied.occupy(sites, spans)
     report = progress or (lambda done: None)
     report(0.3)
     rails, entries = [], []
     for number, timeline in enumerate(timelines):
-        rail, mine = _rail_by_time(timeline, occupancy)
+        rail, mine = _unmeasured(timeline, occupancy) if math.isnan(timeline.total_j) else rule(timeline, occupancy)
         rails.append(rail)
         entries.append(mine)
         report(0.3 + 0.7 * (number + 1) / len(timelines))
@@ -59,62 +82,223 @@ def _site_ledgers(occupancy: Occupancy, entries: Sequence[Sequence[SiteRail]]) -
     )
 
 
-def _rail_by_time(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
-    width, total = len(occupancy.sites), timeline.total_j
-    if np.isnan(total):
-        silent = [SiteRail(timeline.rail.id, False, (), UNKNOWN, UNKNOWN) for _ in range(width)]
-        note = ("fewer than two readings: nothing was measured",)
-        return RailLedger(timeline.rail, UNKNOWN, UNKNOWN, np.nan, np.nan, gaps=timeline.gaps, notes=note), silent
-    idle = find_idle(timeline, occupied.busy_stretches(occupancy))
-    dt_s, step_j = np.diff(timeline.t_ns) / 1e9, np.diff(timeline.energy_j)
-    seen_s = float(dt_s[~timeline.unknown].sum())
-    seconds = occupied.seconds_between(occupancy, timeline.t_ns)
-    dynamic = np.where(timeline.unknown, 0.0, np.maximum(step_j - idle.power_w * dt_s, 0.0))
-    share = dynamic / np.maximum(dt_s, np.asarray(seconds.sum(axis=1)).ravel())
-    exclusive = np.asarray(seconds.T @ share).ravel()
-    idle_j = min(idle.power_w * seen_s, total)
-    exclusive *= min(1.0, (total - idle_j) / max(exclusive.sum(), 1e-300))
-    inclusive = _inclusive(timeline, occupancy, exclusive)
-    ceiling = max(0.0, total - min(idle.low_w * seen_s, total))
-    made = [
-        SiteRail(timeline.rail.id, False, (), _bounded(own, ceiling), _bounded(whole, ceiling))
-        for own, whole in zip(exclusive.tolist(), inclusive.tolist(), strict=True)
-    ]
-    return _rail_ledger(timeline, idle, idle_j, seen_s, exclusive), made
+def _unmeasured(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
+    silent = [SiteRail(timeline.rail.id, False, (), UNKNOWN, UNKNOWN) for _ in occupancy.sites]
+    note = ("fewer than two readings: nothing was measured",)
+    return RailLedger(timeline.rail, UNKNOWN, UNKNOWN, math.nan, math.nan, gaps=timeline.gaps, notes=note), silent
 
 
-def _bounded(energy_j: float, ceiling_j: float) -> Energy:
-    return Energy(energy_j, 0.0, max(ceiling_j, energy_j) if energy_j > 0 else 0.0)
+# The estimate ---------------------------------------------------------------------------------------
 
 
-def _rail_ledger(timeline: Timeline, idle: Idle, idle_j: float, seen_s: float, exclusive: Floats) -> RailLedger:
-    total, rail = timeline.total_j, timeline.rail
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A rail's joules in parts that add up: sites (s,), idle, what no span explains, and of that the tail."""
+
+    exclusive_j: Floats
+    idle_j: float
+    unattributed_j: float
+    tail_j: float
+
+
+def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
+    busy = Stretches(*occupied.busy_stretches(occupancy))
+    response, notes = responses.estimate(timeline, occupancy)
+    idle = find_idle(timeline, busy, response)
+    seen = _seen(timeline, response)
+    explained = _union(busy, idle.quiet)
+    gap = _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
+    found = estimate(timeline, occupancy, response, idle, seen, gap)
+    whole = _balanced(timeline, response, found, seen)
+    rail = _rail_ledger(timeline, response, found, seen, whole, (*notes, *idle.notes, *found.notes))
+    return rail, _entries(timeline, occupancy, found, seen, whole)
+
+
+def _seen(timeline: Timeline, response: Response) -> Stretches:
+    """Machine time whose energy the rail saw: its known stretches, less the lag."""
+    edge = np.diff(np.concatenate([[True], timeline.unknown, [True]]).astype(np.int8))
+    start, end = timeline.t_ns[np.flatnonzero(edge == -1)], timeline.t_ns[np.flatnonzero(edge == 1)]
+    return Stretches(start - response.lag_ns, end - response.lag_ns)
+
+
+def _union(one: Stretches, other: Stretches) -> Stretches:
+    start, end = np.append(one.start_ns, other.start_ns), np.append(one.end_ns, other.end_ns)
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], np.maximum.accumulate(end[order]) if len(end) else end
+    fresh = np.append(True, start[1:] > end[:-1]) if len(start) else np.empty(0, bool)
+    return Stretches(start[fresh], end[np.append(fresh[1:], True)] if len(start) else end)
+
+
+def _within(some: Stretches, seen: Stretches) -> Stretches:
+    """The parts of ``some`` that lie in ``seen``."""
+    if len(seen) == 1 or not len(some):
+        return some
+    outside = seen.complement(int(min(some.start_ns[0], seen.start_ns[0])), int(max(some.end_ns[-1], seen.end_ns[-1])))
+    both = _union(some.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), outside)
+    return both.complement(int(seen.start_ns[0]), int(seen.end_ns[-1]))
+
+
+def _balanced(timeline: Timeline, response: Response, found: Estimate, seen: Stretches) -> _Whole:
+    """Parts that add up to the rail: what the model leaves over is unattributed, what it overshoots is taken from all."""
+    total = timeline.total_j
+    idle_j = max(found.idle.energy(seen)[0], 0.0)
+    exclusive = np.maximum(found.energies.mean[:-1], 0.0)
+    tail_j, other_j = _above_idle(timeline, response, found.idle)
+    loose = max(float(found.energies.mean[-1]), 0.0) + other_j
+    claimed = idle_j + float(exclusive.sum())
+    room = total - claimed
+    if room < 0:
+        exclusive, idle_j, room = exclusive * (total / claimed), idle_j * (total / claimed), 0.0
+    sigma = found.idle.energy(seen)[1]
+    unattributed = min(loose + tail_j, room)
+    left = room - unattributed
+    # What is left over within idle's own error is idle; what is more, nothing explains.
+    to_idle = min(left, 2 * sigma)
+    unattributed += left - to_idle
+    idle_j += to_idle
     attributed = float(exclusive.sum())
+    return _Whole(exclusive, idle_j, max(total - idle_j - attributed, 0.0), min(tail_j, unattributed))
+
+
+def _above_idle(timeline: Timeline, response: Response, idle: Idle) -> tuple[float, float]:
+    """Joules above idle in stretches without spans: in tails, and elsewhere where they are beyond doubt."""
+    origin, lag = timeline.t_ns[0], response.lag_ns
+
+    def excess(some: Stretches) -> list[tuple[float, float]]:
+        made = []
+        for start, end in zip(some.start_ns.tolist(), some.end_ns.tolist(), strict=True):
+            low, high = np.interp([start + lag - origin, end + lag - origin], timeline.t_ns - origin, timeline.energy_j)
+            mean, sigma, _ = idle.energy(Stretches(np.array([start]), np.array([end])))
+            made.append((float(high - low) - mean, sigma))
+        return made
+
+    tail_j = sum(max(joules, 0.0) for joules, _ in excess(idle.tails))
+    steady = [joules for joules, sigma in excess(idle.quiet) if joules > 3 * sigma]
+    return tail_j, max(sum(steady) - tail_j, 0.0)
+
+
+def _rail_ledger(
+    timeline: Timeline, response: Response, found: Estimate, seen: Stretches, whole: _Whole, notes: tuple[str, ...]
+) -> RailLedger:
+    total, rail = timeline.total_j, timeline.rail
     gain = rail.relative_error * total
-    bounds = (min(idle.low_w * seen_s, idle_j), max(idle.high_w * seen_s, idle_j))
+    sigma = float(np.hypot(found.idle.energy(seen)[1], rail.relative_error / 1.96 * whole.idle_j))
+    idle = Energy(whole.idle_j, max(0.0, whole.idle_j - 1.96 * sigma), whole.idle_j + 1.96 * sigma)
     return RailLedger(
         rail,
         Energy(total, total - gain, total + gain),
-        Energy(idle_j, *bounds),
-        attributed,
-        total - idle_j - attributed,
+        idle,
+        float(whole.exclusive_j.sum()),
+        whole.unattributed_j,
+        tail_j=whole.tail_j,
         gaps=timeline.gaps,
-        lag_ns=rail.lag_ns or 0,
-        window_ns=rail.window_ns or rail.period_ns,
-        notes=idle.notes,
+        lag_ns=response.lag_ns,
+        window_ns=response.window_ns or rail.period_ns,
+        notes=notes,
     )
 
 
-def _inclusive(timeline: Timeline, occupancy: Occupancy, exclusive: Floats) -> Floats:
-    """Each site's energy with all that it called: exclusive energies spread over paths by seen time."""
-    path_s = occupied.path_seconds(occupancy, seen_stretches(timeline))
-    site_s = np.bincount(occupancy.path_column, weights=path_s, minlength=len(exclusive))
-    power = np.divide(exclusive, site_s, out=np.zeros_like(exclusive), where=site_s > 0)
+def _entries(
+    timeline: Timeline, occupancy: Occupancy, found: Estimate, seen: Stretches, whole: _Whole
+) -> list[SiteRail]:
+    rail, count = timeline.rail, len(occupancy.sites)
+    mean = whole.exclusive_j
+    scaled = replace(found.energies, mean=np.append(mean, max(found.energies.mean[-1], 0.0)))
+    sigma = np.sqrt(np.maximum(np.diag(scaled.covariance)[:count], 0.0))
+    exclusive = [bounded(float(m), float(s), rail.relative_error) for m, s in zip(mean, sigma, strict=True)]
+    resolved = np.array([is_resolved(each) for each in exclusive], bool)
+    inclusive = _inclusive(timeline, occupancy, found, seen, mean, exclusive)
+    joint = {at: group for group in confounded(scaled, _doubtful(resolved, mean)) for at in group}
+    ids = [site.id for site in occupancy.sites]
+    made = []
+    for at in range(count):
+        if found.seconds[at] <= 0 and occupancy.calls[at] and _ran(occupancy, at):
+            made.append(SiteRail(rail.id, False, (), UNKNOWN, UNKNOWN))
+            continue
+        group = joint.get(at, [])
+        others = tuple(ids[each] for each in group if each != at and each < count)
+        shared = _joint(scaled, group, rail.relative_error) if others else None
+        made.append(SiteRail(rail.id, bool(resolved[at]), others, exclusive[at], inclusive[at], shared))
+    return made
+
+
+def _ran(occupancy: Occupancy, at: int) -> bool:
+    return bool((occupancy.column == at).any())
+
+
+def _doubtful(resolved: NDArray[np.bool_], mean: Floats) -> NDArray[np.bool_]:
+    """Columns that are not resolved and hold some energy; time without spans may be one of a group."""
+    return np.append(~resolved & (mean > 0), False)
+
+
+def _joint(found, group: list[int], gain: float) -> Energy:  # type: ignore[no-untyped-def]
+    weights = np.zeros(len(found.mean))
+    weights[group] = 1.0
+    return bounded(*found.of(weights), gain)
+
+
+def _inclusive(
+    timeline: Timeline, occupancy: Occupancy, found: Estimate, seen: Stretches, mean: Floats, exclusive: list[Energy]
+) -> list[Energy]:
+    """Each site's energy with all that it called: exclusive energies spread over paths by the time seen."""
+    path_s = occupied.path_seconds(occupancy, (seen.start_ns, seen.end_ns))
     under = occupied.callers_matrix(occupancy, path_s)
-    return np.maximum(np.asarray(under @ power).ravel(), exclusive)
+    seconds = np.bincount(occupancy.path_column, weights=path_s, minlength=len(mean))
+    share = _shares(under, seconds)
+    total = np.asarray(share @ mean).ravel()
+    variance = _share_variance(share, found, seconds) + np.asarray(
+        (share.multiply(share @ found.energies.covariance[:-1, :-1])).sum(axis=1)
+    ).ravel()
+    leaf = np.asarray((share != 0).sum(axis=1)).ravel() <= 1
+    return [
+        exclusive[at] if leaf[at] or total[at] <= mean[at] else bounded(float(total[at]), math.sqrt(max(float(variance[at]), 0.0)), timeline.rail.relative_error)
+        for at in range(len(mean))
+    ]
 
 
-def seen_stretches(timeline: Timeline) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Starts and ends of the stretches whose energy the rail saw."""
-    edge = np.diff(np.concatenate([[True], timeline.unknown, [True]]).astype(np.int8))
-    return timeline.t_ns[np.flatnonzero(edge == -1)], timeline.t_ns[np.flatnonzero(edge == 1)]
+def _shares(under: sparse.csr_matrix, seconds: Floats) -> sparse.csr_matrix:
+    """The part of each site's (columns) time that ran under each site (rows)."""
+    made = under.tocsr().astype(np.float64)
+    made.sum_duplicates()
+    made.data = made.data / np.maximum(seconds[made.indices], 1e-300)
+    made.data = np.minimum(made.data, 1.0)
+    made.eliminate_zeros()
+    return made
+
+
+def _share_variance(share: sparse.csr_matrix, found: Estimate, seconds: Floats) -> Floats:
+    """Calls vary, so the calls made from one place may have drawn more than their share of the time."""
+    per_call = found.variation * found.power_w[:-1] ** 2 * found.call_s[:-1] * seconds
+    part = share.copy()
+    part.data = share.data * (1 - share.data)
+    return np.asarray(part @ per_call).ravel()
+
+
+# The baseline ---------------------------------------------------------------------------------------
+
+
+def _shared(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
+    total = timeline.total_j
+    response = Response(timeline.rail.lag_ns or 0, timeline.rail.window_ns or 0)
+    idle = find_idle(timeline, Stretches(*occupied.busy_stretches(occupancy)), Response(0, timeline.rail.period_ns))
+    dt_s, step_j = np.diff(timeline.t_ns) / 1e9, np.diff(timeline.energy_j)
+    seen = _seen(timeline, Response(0))
+    power = float(np.mean(idle.mean_w))
+    seconds = occupied.seconds_between(occupancy, timeline.t_ns)
+    dynamic = np.where(timeline.unknown, 0.0, np.maximum(step_j - power * dt_s, 0.0))
+    exclusive = np.asarray(seconds.T @ (dynamic / np.maximum(dt_s, np.asarray(seconds.sum(axis=1)).ravel()))).ravel()
+    idle_j = min(power * float(dt_s[~timeline.unknown].sum()), total)
+    exclusive *= min(1.0, (total - idle_j) / max(float(exclusive.sum()), 1e-300))
+    path_s = occupied.path_seconds(occupancy, (seen.start_ns, seen.end_ns))
+    inside = np.bincount(occupancy.path_column, weights=path_s, minlength=len(exclusive))
+    inclusive = np.asarray(_shares(occupied.callers_matrix(occupancy, path_s), inside) @ exclusive).ravel()
+    made = [
+        SiteRail(timeline.rail.id, False, (), Energy(own, 0.0, total), Energy(max(own, all_), 0.0, total))
+        for own, all_ in zip(exclusive.tolist(), inclusive.tolist(), strict=True)
+    ]
+    attributed = float(exclusive.sum())
+    rail = RailLedger(
+        timeline.rail, Energy(total, total, total), Energy(idle_j, 0.0, total), attributed, total - idle_j - attributed,
+        gaps=timeline.gaps, lag_ns=response.lag_ns, window_ns=response.window_ns,
+    )
+    return rail, made

@@ -1,4 +1,9 @@
-"""Idle power: found in the stretches in which no span runs, never a constant."""
+"""Idle power, steady state, tails and drift: found in the stretches in which no span runs, never a constant.
+
+Idle power is a straight line plus a random walk over the run (a machine warms up, a fan turns on), pinned by
+what the meter saw in the stretches long enough for it. A device that stays up after its last span
+(clocks, queues) shows as a stretch that begins higher than it ends: that part is a tail, not idle.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import linalg
 
+from joulemeter.design import Response, Stretches, Windows, hats, spacing_ns, windows
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -15,38 +22,194 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
+TREND = 0.1
+"""How far idle may drift in a straight line over a run, as a fraction of itself: one standard deviation."""
+
+WANDER = (2e-3, 5e-3, 1e-2, 2e-2)
+"""How far idle may wander besides, as a fraction of itself per square root of a second: the likeliest is taken."""
+
+KNOTS = 12
+"""The most straight pieces that idle is made of."""
+
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Idle power with its 95 % interval, in watts."""
+    """Idle power in watts at ``knots_ns`` (k,): ``mean_w`` (k,) and ``covariance`` (k, k).
 
-    power_w: float
-    low_w: float
-    high_w: float
+    ``quiet`` are the stretches it was seen in, ``tails`` those in which a device stayed up after its last span.
+    """
+
+    knots_ns: Ints
+    mean_w: Floats
+    covariance: Floats
+    quiet: Stretches
+    tails: Stretches
     notes: tuple[str, ...] = ()
 
-
-def find_idle(timeline: Timeline, busy: tuple[Ints, Ints]) -> Idle:
-    """The idle power of a rail from the intervals that touch no span; a bound where there are none."""
-    dt_s = np.diff(timeline.t_ns) / 1e9
-    known = ~timeline.unknown & (dt_s > 0)
-    power = np.diff(timeline.energy_j)[known] / dt_s[known]
-    if not len(power):
-        return Idle(np.nan, np.nan, np.nan)
-    quiet = _quiet(timeline, busy)[known]
-    if quiet.sum() < 3:
-        ceiling = float(np.quantile(power, 0.05))
-        return Idle(ceiling / 2, 0.0, ceiling, ("no stretch without spans: idle is known only to lie under the lowest power",))
-    level = power[quiet]
-    centre = float(np.average(level, weights=dt_s[known][quiet]))
-    spread = float(np.std(level)) * 1.96 / np.sqrt(quiet.sum()) + 0.02 * centre
-    return Idle(centre, max(0.0, centre - spread), centre + spread)
+    def energy(self, seen: Stretches) -> tuple[float, float, Floats]:
+        """Joules over the stretches seen, their standard deviation, and the seconds by knot (k,)."""
+        weights = knot_seconds(self.knots_ns, seen)
+        return float(weights @ self.mean_w), float(np.sqrt(max(weights @ self.covariance @ weights, 0.0))), weights
 
 
-def _quiet(timeline: Timeline, busy: tuple[Ints, Ints]) -> NDArray[np.bool_]:
-    """Intervals that lie whole in a stretch without spans, one interval away from any span."""
-    left, right = timeline.t_ns[:-1], timeline.t_ns[1:]
-    before = np.searchsorted(busy[1], left, side="right")
-    clear = before == np.searchsorted(busy[0], right, side="left")
-    padded = np.concatenate([[True], clear, [True]])
-    return np.asarray(padded[:-2] & padded[1:-1] & padded[2:])
+def knot_seconds(knots_ns: Ints, seen: Stretches) -> Floats:
+    """The integral of each knot's hat over the stretches, in seconds (k,): exact for straight lines."""
+    if not len(seen):
+        return np.zeros(len(knots_ns))
+    cuts = np.unique(np.concatenate([seen.start_ns, seen.end_ns, knots_ns]))
+    length = seen.seconds_between(cuts)
+    return np.asarray(hats(knots_ns, (cuts[1:] + cuts[:-1]) / 2).T @ length)
+
+
+def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
+    """The idle power of a rail; bounds where no stretch without spans is long enough for its meter."""
+    rows = windows(timeline, response)
+    knots = _knots(timeline)
+    stretches = _long_stretches(timeline, busy, response)
+    pieces, tails, quiet = [], [], []
+    for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
+        after_work = bool(len(busy) and start >= busy.end_ns[0])
+        found = _steady(rows, start, end, after_work)
+        if found is None:
+            continue
+        steady_from, mine = found
+        pieces += mine
+        quiet.append((start, end))
+        if steady_from > start and after_work:
+            tails.append((start, steady_from))
+    if not pieces:
+        return _unseen(rows, knots)
+    at, level, variance = (np.array(column) for column in zip(*pieces, strict=True))
+    mean, covariance = _walk(knots, at, level, variance)
+    return Idle(knots, mean, covariance, _stretches(quiet), _stretches(tails))
+
+
+def _stretches(pairs: list[tuple[int, int]]) -> Stretches:
+    table = np.array(pairs, np.int64).reshape(-1, 2)
+    return Stretches(table[:, 0], table[:, 1])
+
+
+def _knots(timeline: Timeline) -> Ints:
+    first, last = int(timeline.t_ns[0]), int(timeline.t_ns[-1])
+    count = int(np.clip((last - first) / 2e9, 1, KNOTS))
+    return np.linspace(first, last, count + 1).astype(np.int64)
+
+
+def _long_stretches(timeline: Timeline, busy: Stretches, response: Response) -> Stretches:
+    """Stretches without spans that hold several of the meter's readings."""
+    first, last = int(timeline.t_ns[0]) - response.lag_ns, int(timeline.t_ns[-1]) - response.lag_ns
+    free = busy.complement(first, last)
+    least = max(4 * spacing_ns(timeline) + response.window_ns, 50_000_000)
+    return free.where(free.end_ns - free.start_ns >= least)
+
+
+def _steady(rows: Windows, start: int, end: int, after_work: bool) -> tuple[int, list[tuple[float, float, float]]] | None:
+    """From when on a stretch is steady, and its level in pieces: (middle, watts, variance)."""
+    low, high = np.searchsorted(rows.start_ns, start), np.searchsorted(rows.end_ns, end, side="right")
+    if high - low < 3:
+        return None
+    mine = rows.take(slice(int(low), int(high)))
+    skip = _tail_rows(mine) if after_work else 0
+    steady = mine.take(slice(skip, None))
+    steady_from = int(mine.start_ns[skip]) if skip else start
+    count = int(np.clip(steady.length_s.sum() / 1.0, 1, 30))
+    count = max(1, min(count, len(steady) // 4))
+    cuts = np.linspace(0, len(steady), count + 1).astype(int)
+    return steady_from, [_piece(steady.take(slice(a, b))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def _tail_rows(rows: Windows) -> int:
+    """How many rows at the head of a stretch lie above what it settles to."""
+    watts = rows.energy_j / rows.length_s
+    settled = watts[len(watts) // 2 :]
+    level = float(np.median(settled))
+    scatter = 1.4826 * float(np.median(np.abs(settled - level)))
+    width = min(9, max(1, len(watts) // 8))
+    smooth = np.convolve(np.pad(watts, (width // 2, width - 1 - width // 2), mode="edge"), np.ones(width) / width, "valid")
+    above = smooth > level + max(4 * scatter / np.sqrt(width), 0.02 * level)
+    first = int(np.argmin(above)) if not above.all() else len(above) - 1
+    return min(first + (width if first else 0), len(rows) - 3)
+
+
+def _piece(rows: Windows) -> tuple[float, float, float]:
+    """Middle, watts and their variance, from some neighbouring rows of a steady stretch."""
+    middle, length = float((rows.start_ns[0] + rows.end_ns[-1]) / 2), rows.length_s
+    if not rows.linked.any():
+        watts = rows.energy_j / length
+        spread = float(np.var(watts, ddof=1)) if len(rows) > 1 else 0.0
+        floor = (0.002 * float(watts.mean())) ** 2 + (rows.quantum_j / float(length.mean())) ** 2 / 12
+        return middle, float(watts.mean()), (spread + floor) / len(rows)
+    # A counter: the slope of its energy against time, whose points err independently by their stamps.
+    t = np.concatenate([[0.0], np.cumsum(length)])
+    energy = np.concatenate([[0.0], np.cumsum(rows.energy_j)])
+    x = t - t.mean()
+    slope = float(x @ energy / (x @ x))
+    left = energy - energy.mean() - slope * x
+    scatter = float(left @ left) / max(len(t) - 2, 1) + rows.quantum_j**2 / 12
+    # Ticks that drift against the reads make stamps err alike for a while: a twentieth of a step is kept for that.
+    alike = (0.05 * slope * float(length.mean()) / max(float(t[-1]), 1e-9)) ** 2
+    return middle, slope, scatter / float(x @ x) + alike
+
+
+def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats]:
+    """Idle at the knots given levels seen: a line plus a random walk, whose pace is the likeliest of WANDER.
+
+    A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far below is not.
+    """
+    kept = np.ones(len(level), bool)
+    for _ in range(4):
+        mean, covariance, rate = _likeliest(knots, at[kept], level[kept], variance[kept])
+        expected = hats(knots, at) @ mean
+        sigma = np.sqrt(variance + np.einsum("ij,jk,ik->i", hats(knots, at), covariance, hats(knots, at)))
+        plateau = level - expected > np.maximum(4 * sigma, 0.04 * np.abs(expected))
+        lowest = np.argmin(level)
+        plateau[lowest] = False
+        if (plateau == ~kept).all():
+            break
+        kept = ~plateau
+    return mean, covariance
+
+
+def _likeliest(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats, float]:
+    usual = max(float(np.average(level, weights=1 / np.maximum(variance, 1e-12))), 1e-6)
+    best: tuple[float, Floats, Floats, float] | None = None
+    for rate in WANDER:
+        mean, covariance, score = _posterior(knots, at, level, variance, usual, rate)
+        if best is None or score > best[0]:
+            best = (score, mean, covariance, rate)
+    assert best is not None
+    return best[1], best[2], best[3]
+
+
+def _posterior(
+    knots: Ints, at: Floats, level: Floats, variance: Floats, usual: float, rate: float
+) -> tuple[Floats, Floats, float]:
+    prior = prior_covariance(knots, usual, rate)
+    weights = hats(knots, at)
+    seen = weights @ prior @ weights.T + np.diag(variance + (1e-4 * usual) ** 2)
+    factor = linalg.cho_factor(seen, lower=True)
+    off = level - usual
+    gain = linalg.cho_solve(factor, weights @ prior).T
+    score = -0.5 * float(off @ linalg.cho_solve(factor, off)) - float(np.log(np.diag(factor[0])).sum())
+    return usual + gain @ off, prior - gain @ weights @ prior, score
+
+
+def prior_covariance(knots: Ints, usual: float, rate: float) -> Floats:
+    """Covariance (k, k) of a level anywhere near ``usual``, a trend of TREND over the run, and a random walk."""
+    seconds = (knots - knots[0]) / 1e9
+    x = seconds / max(float(seconds[-1]), 1e-9) - 0.5
+    walk = np.minimum(seconds[:, None], seconds[None, :])
+    return np.asarray(usual**2 * (1.0 + TREND**2 * np.outer(x, x) + rate**2 * walk) + 1e-9 * usual**2 * np.eye(len(x)))
+
+
+def _unseen(rows: Windows, knots: Ints) -> Idle:
+    """No stretch shows idle: all that is known is that it lies between nothing and the lowest power seen."""
+    watts = np.maximum(rows.energy_j, 0.0) / np.maximum(rows.length_s, 1e-9)
+    group = max(1, len(watts) // 50)
+    smooth = np.convolve(watts, np.ones(group) / group, "valid") if len(watts) else np.zeros(1)
+    ceiling = max(float(np.quantile(smooth, 0.02)), 1e-9)
+    # Anywhere from 0 to the ceiling: mean and variance of the uniform distribution.
+    covariance = np.full((len(knots), len(knots)), ceiling**2 / 12) + 1e-6 * ceiling**2 * np.eye(len(knots))
+    note = "no stretch without spans is long enough to see idle: it lies anywhere from 0 to the lowest power seen"
+    nothing = Stretches(knots[:0], knots[:0])
+    return Idle(knots, np.full(len(knots), ceiling / 2), covariance, nothing, nothing, (note,))

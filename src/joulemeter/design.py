@@ -1,0 +1,229 @@
+"""What each reading of a rail saw: a window of time, its joules, and who ran in it.
+
+A row is one equation: the joules of a window are the seconds that each site ran in it times that site's
+power, plus idle. A counter's rows are the differences between its readings; a gauge's rows are its
+samples times the window that each averages over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from joulemeter.occupancy import Occupancy, seconds_between
+from joulemeter.timeline import Timeline
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """How a meter answers: what it shows at ``t`` happened in [t − lag − window, t − lag].
+
+    A counter has no window: what it shows at ``t`` is the energy spent up to t − lag.
+    """
+
+    lag_ns: int
+    window_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The rows of one rail, in time order, none of them unknown.
+
+    ``start_ns``, ``end_ns`` int64 (m,) on the machine's clock, lag taken off; ``energy_j`` (m,);
+    ``linked`` bool (m,): the row begins with the reading that the row before it ended with, so that an
+    error of that reading's stamp moves energy from one to the other. ``quantum_j`` is the meter's step.
+    """
+
+    start_ns: Ints
+    end_ns: Ints
+    energy_j: Floats
+    linked: Flags
+    quantum_j: float
+
+    def __len__(self) -> int:
+        return len(self.energy_j)
+
+    @property
+    def length_s(self) -> Floats:
+        """Each window's seconds (m,)."""
+        return np.asarray((self.end_ns - self.start_ns) / 1e9)
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether windows reach into each other: a gauge that averages over more than its period."""
+        return bool((self.start_ns[1:] < self.end_ns[:-1]).any())
+
+    def take(self, rows: Flags | slice) -> Windows:
+        """Some of the rows; those whose predecessor is not taken are no longer linked to it."""
+        number = np.arange(len(self))[rows]
+        follows = np.append(False, np.diff(number) == 1) if len(number) else np.empty(0, bool)
+        return Windows(self.start_ns[rows], self.end_ns[rows], self.energy_j[rows], self.linked[rows] & follows,
+                       self.quantum_j)
+
+
+def windows(timeline: Timeline, response: Response) -> Windows:
+    """The rows of ``timeline`` under ``response``."""
+    return _differences(timeline, response) if timeline.rail.kind == "counter" else _samples(timeline, response)
+
+
+def _differences(timeline: Timeline, response: Response) -> Windows:
+    t_ns, energy = timeline.t_ns, timeline.energy_j
+    # A reading that repeats the one before it is stale: the counter has not ticked since. The first that
+    # shows a new value is the one whose stamp is close to the tick.
+    step = np.diff(energy)
+    stale = np.append(False, (step == 0) & ~timeline.unknown)
+    if len(stale):
+        stale[-1] = False
+        stale[:-1] &= ~timeline.unknown
+    kept = np.flatnonzero(~stale)
+    broken = np.concatenate([[0], np.cumsum(timeline.unknown)])
+    known = broken[kept[1:]] == broken[kept[:-1]]
+    first, last = kept[:-1][known], kept[1:][known]
+    linked = np.append(False, first[1:] == last[:-1]) if len(first) else np.empty(0, bool)
+    rows = energy[last] - energy[first]
+    return Windows(t_ns[first] - response.lag_ns, t_ns[last] - response.lag_ns, rows, linked, _quantum(rows))
+
+
+def _samples(timeline: Timeline, response: Response) -> Windows:
+    t_ns, dt_s = timeline.t_ns, np.diff(timeline.t_ns) / 1e9
+    known = np.flatnonzero(~timeline.unknown)
+    watts = (np.diff(timeline.energy_j) / dt_s)[known]
+    end = t_ns[known + 1] - response.lag_ns
+    span_s = response.window_ns / 1e9
+    # The same value again, before the window has moved on by half, is the same sample read twice.
+    stale = np.append(False, (np.diff(watts) == 0) & (np.diff(end) < 0.6 * response.window_ns)) if len(end) else known < 0
+    keep = ~stale
+    return Windows(end[keep] - response.window_ns, end[keep], watts[keep] * span_s, np.zeros(int(keep.sum()), bool),
+                   _quantum(watts) * span_s)
+
+
+def _quantum(values: Floats) -> float:
+    """The step between values that repeat; zero where they do not."""
+    distinct = np.unique(np.round(values[:20_000], 9))
+    if len(distinct) < 2 or len(distinct) > 0.8 * min(len(values), 20_000):
+        return 0.0
+    return float(np.diff(distinct).min())
+
+
+def spacing_ns(timeline: Timeline) -> int:
+    """The usual time between readings that say something new."""
+    if len(timeline.t_ns) < 2:
+        return max(int(timeline.rail.period_ns), 1)
+    return max(int(np.median(np.diff(timeline.t_ns))), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Windows with who ran in them.
+
+    ``seconds`` csr (m, c): innermost-running seconds by column; ``spread`` csr (m, c): seconds², the sum over
+    the calls in a row of their time in it, squared: what one call's own deviation in power adds to the
+    variance. ``idle`` (m, k): seconds by idle knot. ``cells`` csr (m, f) and ``cell_spread`` csr (f, c) are set
+    where windows overlap, with ``cell_seconds`` csr (f, c): which stretches each window holds, and what is in each.
+    """
+
+    windows: Windows
+    seconds: sparse.csr_matrix
+    spread: sparse.csr_matrix
+    idle: Floats
+    cells: sparse.csr_matrix | None = None
+    cell_spread: sparse.csr_matrix | None = None
+    cell_seconds: sparse.csr_matrix | None = None
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+
+def design(rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints) -> Design:
+    """The design of ``rows``: a column a site, then one for the time in ``gap`` that no span explains.
+
+    ``call_s`` (c,) is how long a call of each column usually runs without a break.
+    """
+    edges = np.unique(np.concatenate([rows.start_ns, rows.end_ns]))
+    fine = seconds_between(occupancy, edges)
+    loose = gap.seconds_between(edges)
+    fine = sparse.hstack([fine, sparse.csr_matrix(loose[:, None])], format="csr")
+    low, high = np.searchsorted(edges, rows.start_ns), np.searchsorted(edges, rows.end_ns)
+    idle = hats(knots_ns, (rows.start_ns + rows.end_ns) / 2) * rows.length_s[:, None]
+    if rows.overlapping:
+        cells = _ranges(low, high, len(edges) - 1)
+        spread = _squared(fine, call_s)
+        return Design(rows, (cells @ fine).tocsr(), (cells @ spread).tocsr(), idle, cells, spread, fine)
+    seconds = fine[low] if (high - low == 1).all() else (_ranges(low, high, len(edges) - 1) @ fine).tocsr()
+    return Design(rows, seconds, _squared(seconds, call_s), idle)
+
+
+def _ranges(low: Ints, high: Ints, width: int) -> sparse.csr_matrix:
+    """A matrix with ones from low to high in each row."""
+    counts = high - low
+    ends = np.cumsum(counts)
+    inside = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
+    return sparse.csr_matrix(
+        (np.ones(len(inside)), np.repeat(low, counts) + inside, np.append(0, ends)), shape=(len(low), width)
+    )
+
+
+def _squared(seconds: sparse.csr_matrix, call_s: Floats) -> sparse.csr_matrix:
+    spread = seconds.copy()
+    spread.data = seconds.data * np.minimum(seconds.data, call_s[seconds.indices])
+    return spread
+
+
+def hats(knots_ns: Ints, at_ns: Floats) -> Floats:
+    """Weights (n, k) of straight lines between knots, held level outside them."""
+    if len(knots_ns) == 1:
+        return np.ones((len(at_ns), 1))
+    place = np.interp(at_ns, knots_ns, np.arange(len(knots_ns)))
+    left = np.minimum(place.astype(np.int64), len(knots_ns) - 2)
+    weights = np.zeros((len(at_ns), len(knots_ns)))
+    row = np.arange(len(at_ns))
+    weights[row, left] = 1 - (place - left)
+    weights[row, left + 1] = place - left
+    return weights
+
+
+@dataclass(frozen=True, slots=True)
+class Stretches:
+    """Stretches of time, in order, none touching: ``start_ns``, ``end_ns`` int64 (n,)."""
+
+    start_ns: Ints
+    end_ns: Ints
+
+    def __len__(self) -> int:
+        return len(self.start_ns)
+
+    def seconds_between(self, edges_ns: Ints) -> Floats:
+        """Seconds of the stretches between each two edges (len(edges) − 1,)."""
+        if not len(self):
+            return np.zeros(max(len(edges_ns) - 1, 0))
+        return np.asarray(np.diff(self.gathered_ns(edges_ns)) / 1e9)
+
+    def gathered_ns(self, at_ns: Ints) -> Ints:
+        """Nanoseconds of the stretches before each time (n,)."""
+        if not len(self):
+            return np.zeros(len(at_ns), np.int64)
+        before = np.searchsorted(self.start_ns, at_ns, side="right") - 1
+        done = np.concatenate([[0], np.cumsum(self.end_ns - self.start_ns)])
+        here = np.where(before >= 0, np.minimum(at_ns, self.end_ns[before]) - self.start_ns[before], 0)
+        return np.where(before >= 0, done[np.maximum(before, 0)] + here, 0)
+
+    def complement(self, start_ns: int, end_ns: int) -> Stretches:
+        """What lies between the stretches, from ``start_ns`` to ``end_ns``."""
+        start = np.maximum(np.append(start_ns, self.end_ns), start_ns)
+        end = np.minimum(np.append(self.start_ns, end_ns), end_ns)
+        some = end > start
+        return Stretches(start[some], end[some])
+
+    def where(self, chosen: Any) -> Stretches:
+        """Some of the stretches."""
+        return replace(self, start_ns=self.start_ns[chosen], end_ns=self.end_ns[chosen])

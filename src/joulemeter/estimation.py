@@ -1,0 +1,227 @@
+"""One rail's energies by site: design, noise, powers and energies, iterated until they agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from joulemeter.design import Design, Response, Stretches, Windows, design, windows
+from joulemeter.idle import Idle
+from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised
+from joulemeter.occupancy import Occupancy
+from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
+from joulemeter.timeline import Timeline
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+MOST_COLUMNS = 400
+"""Sites that get a power of their own; those that ran least share one, and its uncertainty."""
+
+WORK = 2.0e10
+"""Multiplications spent on normal equations: beyond it neighbouring readings are added up first."""
+
+USUAL_VARIATION = 0.05**2
+"""Calls of one site scatter by about 5 % in power, where the rows do not say otherwise."""
+
+SHAPE = 4.0
+"""Powers of sites lie within about a factor of two of each other (a gamma shape), until the rows say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What was found on one rail. Columns are sites in the order of the occupancy, then time that no span explains.
+
+    ``seconds`` (c,) is how long each column was seen; ``power_w`` (c,), ``energies`` and ``idle`` are posteriors;
+    ``variation`` is κ of ``noise``; ``call_s`` (c,) the usual length of a call.
+    """
+
+    seconds: Floats
+    power_w: Floats
+    energies: Energies
+    idle: Idle
+    variation: float
+    call_s: Floats
+    notes: tuple[str, ...] = ()
+
+
+def estimate(timeline: Timeline, occupancy: Occupancy, response: Response, idle: Idle, seen: Stretches, gap: Stretches) -> Estimate:
+    """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span explains of it."""
+    groups, kept = _grouped(occupancy, seen)
+    call_s = np.append(_call_seconds(kept), 1e-3)
+    seconds = np.append(_seen_seconds(kept, seen), gap.seconds_between(np.array([seen.start_ns[0], seen.end_ns[-1]])).sum())
+    made = _rows(timeline, response, idle, kept, gap, call_s)
+    if len(made) == 0:
+        return _nothing(occupancy, idle)
+    run = _fitted(made, idle, seconds, call_s, [site.kind == "run" for site in kept.sites])
+    return _spread_out(run, groups, occupancy, seen, idle)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    seconds: Floats
+    powers: Powers
+    energies: Energies
+    noise: Noise
+    call_s: Floats
+
+
+def _grouped(occupancy: Occupancy, seen: Stretches) -> tuple[Ints, Occupancy]:
+    """Which column each site goes to, the rarest sites sharing the last; and the occupancy in those columns."""
+    count = len(occupancy.sites)
+    if count <= MOST_COLUMNS:
+        return np.arange(count), occupancy
+    alone = _seen_seconds(occupancy, seen)
+    most = np.sort(np.argsort(-alone)[: MOST_COLUMNS - 1])
+    groups = np.full(count, MOST_COLUMNS - 1)
+    groups[most] = np.arange(MOST_COLUMNS - 1)
+    sites = (*[occupancy.sites[at] for at in most], occupancy.sites[int(np.argmin(alone))])
+    return groups, replace(occupancy, sites=sites, column=groups[occupancy.column].astype(np.int32))
+
+
+def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
+    """Innermost-running seconds of each column within what was seen (c,)."""
+    count = len(occupancy.sites)
+    if not len(occupancy):
+        return np.zeros(count)
+    length = (seen.gathered_ns(occupancy.end_ns) - seen.gathered_ns(occupancy.start_ns)).astype(np.float64)
+    nested = occupancy.enclosing >= 0
+    inner = np.bincount(occupancy.column[occupancy.enclosing[nested]], weights=length[nested], minlength=count)
+    return np.asarray(np.maximum(np.bincount(occupancy.column, weights=length, minlength=count) - inner, 0.0) / 1e9)
+
+
+def _call_seconds(occupancy: Occupancy) -> Floats:
+    """How long a call of each column runs without a break, longer calls counting more: Σd²/Σd (c,)."""
+    count = len(occupancy.sites)
+    length = (occupancy.end_ns - occupancy.start_ns) / 1e9
+    nested = occupancy.enclosing >= 0
+    inner = np.bincount(occupancy.enclosing[nested], weights=length[nested], minlength=len(occupancy))
+    own = np.maximum(length - inner, 0.0)
+    once, twice = (np.bincount(occupancy.column, weights=own**power, minlength=count) for power in (1, 2))
+    return np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0)
+
+
+def _rows(timeline: Timeline, response: Response, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
+    """The design of those rows in which anything but idle may have happened."""
+    rows = windows(timeline, response)
+    quiet = idle.quiet
+    inside = quiet.gathered_ns(rows.end_ns) - quiet.gathered_ns(rows.start_ns) >= rows.end_ns - rows.start_ns
+    rows = rows.take(~inside)
+    columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
+    rows = _coarser(rows, int(len(rows) * columns**2 / WORK) + 1)
+    return design(rows, occupancy, gap, call_s, idle.knots_ns)
+
+
+def _coarser(rows: Windows, every: int) -> Windows:
+    """Every few neighbouring rows added up to one."""
+    if every <= 1 or rows.overlapping:
+        return rows
+    chain = np.cumsum(~rows.linked)
+    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(rows.linked, 0, np.arange(len(rows))))
+    fresh = np.append(True, (np.diff(chain) > 0)) | (place % every == 0)
+    first = np.flatnonzero(fresh)
+    last = np.append(first[1:], len(rows)) - 1
+    return replace(rows, start_ns=rows.start_ns[first], end_ns=rows.end_ns[last],
+                   energy_j=np.add.reduceat(rows.energy_j, first), linked=rows.linked[first])
+
+
+def _fitted(made: Design, idle: Idle, seconds: Floats, call_s: Floats, whole: list[bool]) -> _Fit:
+    believed = Prior(idle.mean_w, np.linalg.inv(idle.covariance))
+    spent = float(made.windows.energy_j.sum() - (made.idle @ idle.mean_w).sum())
+    usual_w = max(spent, 1e-3 * float(made.windows.energy_j.sum()), 1e-9) / max(float(made.seconds.sum()), 1e-9)
+    prior = _power_prior(usual_w, SHAPE, whole)
+    counter = bool(made.windows.linked.any())
+    noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(made.windows.length_s)) if counter else 0.005)
+    usual, extra, at = noise, no_extra(len(made)), np.full(len(seconds), usual_w)
+    for turn in range(4):
+        sample, chosen = _sample(made)
+        noise = fit_noise(sample, _joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual)
+        found = powers(gram(made, at, noise, extra, work=False), prior, believed)
+        at = np.maximum(found.site, 0.05 * usual_w)
+        if turn < 3:
+            extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
+        prior = _power_prior(usual_w, _shape(found, usual_w, seconds), whole)
+    sums = gram(made, at, noise, extra)
+    found = powers(sums, prior, believed)
+    left = _work_variance(made, sums, seconds, call_s, at, noise)
+    return _Fit(seconds, found, energies(sums, found, seconds, left), noise, call_s)
+
+
+def _expected(made: Design, found: Powers) -> Floats:
+    return np.asarray(made.seconds @ found.mean[: found.columns] + made.idle @ found.mean[found.columns :])
+
+
+def _power_prior(usual_w: float, shape: float, whole: list[bool]) -> PowerPrior:
+    """The prior of each column: the program as a whole, and what no span explains, may well draw nothing."""
+    shapes = np.array([1.0 if each else shape for each in whole] + [1.0])
+    means = np.full(len(shapes), usual_w)
+    means[-1] /= 2
+    return PowerPrior(means, shapes)
+
+
+def _shape(found: Powers, usual_w: float, seconds: Floats) -> float:
+    """The scatter of the sites' powers as a gamma shape: theirs, and four more sites' of the usual scatter."""
+    some = seconds[:-1] > 0
+    apart = (found.site[:-1][some] / usual_w - 1) ** 2 + np.diag(found.covariance)[: found.columns - 1][some] / usual_w**2
+    return float(np.clip((4 + len(apart)) / (4 / SHAPE + apart.sum()), 0.5, 25.0))
+
+
+def _joint(prior: PowerPrior, idle: Prior) -> Prior:
+    mean, variance = prior.gaussian()
+    count = len(mean)
+    precision = np.zeros((count + len(idle.mean),) * 2)
+    precision[:count, :count] = np.diag(1 / variance)
+    precision[count:, count:] = idle.precision
+    return Prior(np.append(mean, idle.mean), precision)
+
+
+def _sample(made: Design) -> tuple[Design, NDArray[np.bool_]]:
+    """Enough rows to know the noise by: a few runs of neighbours, spread over the whole."""
+    most = int(np.clip(1.5e8 / made.seconds.shape[1] ** 2, 500, 3000))
+    chosen = np.ones(len(made), bool)
+    if len(made) > most:
+        run = most // 5
+        chosen[:] = False
+        for low in np.linspace(0, len(made) - run, 5).astype(int):
+            chosen[low : low + run] = True
+    cells = None if made.cells is None else made.cells[chosen]
+    part = Design(made.windows.take(chosen), made.seconds[chosen], made.spread[chosen], made.idle[chosen], cells, made.cell_spread, made.cell_seconds)
+    return part, chosen
+
+
+def _work_variance(made: Design, sums: Gram, seconds: Floats, call_s: Floats, at: Floats, noise: Noise) -> Floats:
+    """Variance of each column's deviations: those in rows, and of time that lies in none, that of its calls."""
+    spread = made.spread if made.cell_spread is None else made.cell_spread
+    in_rows = np.asarray(spread.sum(axis=0)).ravel()
+    seconds_in = made.seconds if made.cell_seconds is None else made.cell_seconds
+    covered = np.asarray(seconds_in.sum(axis=0)).ravel()
+    beyond = np.maximum(seconds - covered, 0.0) * call_s
+    return np.asarray(noise.variation * at**2 * (in_rows + beyond))
+
+
+def _nothing(occupancy: Occupancy, idle: Idle) -> Estimate:
+    count = len(occupancy.sites) + 1
+    return Estimate(np.zeros(count), np.zeros(count), Energies(np.zeros(count), np.zeros((count, count))), idle, 0.0, np.zeros(count))
+
+
+def _spread_out(run: _Fit, groups: Ints, occupancy: Occupancy, seen: Stretches, idle: Idle) -> Estimate:
+    """From columns back to sites: sites that share a column share its energy by time."""
+    count, columns = len(groups), len(run.seconds)
+    posterior = replace(idle, mean_w=run.powers.mean[columns:], covariance=run.powers.covariance[columns:, columns:])
+    if count + 1 == columns:
+        return Estimate(run.seconds, run.powers.site, run.energies, posterior, run.noise.variation, run.call_s)
+    alone = _seen_seconds(occupancy, seen)
+    share = np.divide(alone, run.seconds[groups], out=np.zeros(count), where=run.seconds[groups] > 0)
+    weights = np.zeros((count + 1, columns))
+    weights[np.arange(count), groups] = share
+    weights[count, columns - 1] = 1.0
+    spread = weights @ run.energies.covariance @ weights.T
+    shared = np.append(np.where(groups == columns - 2, (share * run.energies.mean[columns - 2]) ** 2, 0.0), 0.0)
+    at = np.append(groups, columns - 1)
+    return Estimate(np.append(alone, run.seconds[-1]), run.powers.site[at], Energies(weights @ run.energies.mean, spread + np.diag(shared)),
+                    posterior, run.noise.variation, run.call_s[at])

@@ -1,0 +1,228 @@
+"""How far a row may lie from its expectation: calls that vary, stamps that jitter, meters that round.
+
+The covariance V of a rail's rows is banded, so everything here is linear in the number of rows:
+
+- a call's own deviation in power adds κ p² Σ(seconds in the row)² to the row's variance (p: its site's power);
+- an error of a counter's stamp, of variance (τ P)² joules² at power P, moves energy from one row to the next:
+  it adds to both variances and takes away from their covariance (a moving average with a unit root);
+- a gauge's sample is off by a fraction σ of itself.
+
+κ, τ and σ are those that make the rows most probable (type II maximum likelihood; MacKay 1992,
+Neural Computation 4, 415), given priors that only matter when rows are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import linalg, optimize
+
+from joulemeter.design import Design
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+BLOCK = 2048
+"""Rows that are solved together; what one block's edge knows of the next is left out."""
+
+MAX_BAND = 64
+"""Overlapping windows further apart than this many rows are taken as independent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """``variation`` is κ, ``jitter`` τ in seconds (a counter) or σ as a fraction (a gauge)."""
+
+    variation: float
+    jitter: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is believed of the powers before any row is seen: Gaussian, ``mean`` (c,) and ``precision`` (c, c)."""
+
+    mean: Floats
+    precision: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Variances:
+    """Variances that make up V: of each row's own work (m,) or cell's (f,), and of each row's two readings or sample."""
+
+    work: Floats
+    start: Floats
+    end: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Factors ≥ 1 by which single rows' variances are raised, for what no bell curve explains: both (m,)."""
+
+    work: Floats
+    stamp: Floats
+
+
+def no_extra(count: int) -> Extra:
+    """Nothing raised."""
+    return Extra(np.ones(count), np.ones(count))
+
+
+def variances(design: Design, powers: Floats, noise: Noise, extra: Extra) -> Variances:
+    """The parts of V at given powers (c,)."""
+    rows = design.windows
+    of_call = noise.variation * powers**2
+    work = np.asarray((design.spread if design.cell_spread is None else design.cell_spread) @ of_call).ravel()
+    if design.cells is None:
+        work = work * extra.work
+    watts = np.maximum(rows.energy_j, 0.0) / np.maximum(rows.length_s, 1e-9)
+    floor = rows.quantum_j**2 / 12 + 1e-18
+    if not rows.linked.any():
+        sample = ((noise.jitter * np.maximum(rows.energy_j, 0.0)) ** 2 + floor) * extra.stamp
+        return Variances(work, np.zeros(len(rows)), sample)
+    before = np.where(rows.linked, np.append(watts[:1], watts[:-1]), watts)
+    after = np.where(np.append(rows.linked[1:], False), np.append(watts[1:], watts[-1:]), watts)
+    # A stamp is off by a time; what that is worth is the power around it, not below a tenth of the usual.
+    usual = 0.1 * float(np.median(watts))
+    end = (noise.jitter * np.maximum((watts + after) / 2, usual)) ** 2 * extra.stamp + floor
+    start = (noise.jitter * np.maximum((watts + before) / 2, usual)) ** 2 + floor
+    start = np.where(rows.linked, np.append(end[:1], end[:-1]), start)
+    return Variances(work, start, end)
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Slices of at most BLOCK rows."""
+    for low in range(0, count, BLOCK):
+        yield slice(low, min(low + BLOCK, count))
+
+
+def band(design: Design, parts: Variances, block: slice) -> Floats:
+    """V of a block in the lower banded form of ``scipy.linalg.cholesky_banded``: (width + 1, rows)."""
+    count = block.stop - block.start
+    if design.cells is not None:
+        cells = design.cells[block]
+        product = (cells.multiply(parts.work[None, :])).tocsr() @ cells.T
+        reach = np.abs(np.subtract(*product.nonzero())).max(initial=0)
+        lower = np.zeros((min(int(reach), MAX_BAND, count - 1) + 1, count))
+        for k in range(len(lower)):
+            lower[k, : count - k] = product.diagonal(-k)
+        lower[0] += parts.end[block]
+        return lower
+    lower = np.zeros((2, count))
+    lower[0] = parts.work[block] + parts.start[block] + parts.end[block]
+    linked = design.windows.linked[block][1:]
+    lower[1, :-1] = np.where(linked, -parts.end[block][:-1], 0.0)
+    return lower
+
+
+def whitener(design: Design, parts: Variances, block: slice) -> Floats:
+    """The banded Cholesky factor L of a block's V."""
+    lower = band(design, parts, block)
+    lower[0] += 1e-9 * lower[0].mean() + 1e-30
+    return np.asarray(linalg.cholesky_banded(lower, lower=True, check_finite=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Gram:
+    """X'V⁻¹X for X = [seconds | idle | work | joules], and log |V|. ``work`` (m, c) is each column's variance in a row."""
+
+    matrix: Floats
+    log_det: float
+    columns: int
+    knots: int
+    rows: int
+
+    def part(self, left: str, right: str) -> Floats:
+        """A block of the matrix, by the names ``power``, ``work`` and ``joules``; power is sites, then knots."""
+        wide = self.columns + self.knots
+        at = {"power": slice(0, wide), "work": slice(wide, wide + self.columns), "joules": slice(self.matrix.shape[0] - 1, None)}
+        return self.matrix[at[left], at[right]]
+
+
+def gram(design: Design, powers: Floats, noise: Noise, extra: Extra, work: bool = True) -> Gram:
+    """The normal equations of a design under V, block by block; memory does not grow with the rows."""
+    parts = variances(design, powers, noise, extra)
+    columns, knots = design.seconds.shape[1], design.idle.shape[1]
+    size = columns * (2 if work else 1) + knots + 1
+    total, log_det = np.zeros((size, size)), 0.0
+    for block in blocks(len(design)):
+        lower = whitener(design, parts, block)
+        stacked = _stacked(design, powers, noise, extra, block, work)
+        solved = linalg.cho_solve_banded((lower, True), stacked, check_finite=False)
+        total += stacked.T @ solved
+        log_det += 2 * float(np.log(lower[0]).sum())
+    return Gram((total + total.T) / 2, log_det, columns, knots, len(design))
+
+
+def _stacked(design: Design, powers: Floats, noise: Noise, extra: Extra, block: slice, work: bool) -> Floats:
+    parts = [design.seconds[block].toarray(), design.idle[block]]
+    if work:
+        raised = extra.work[block, None] if design.cells is None else 1.0
+        parts.append(design.spread[block].toarray() * (noise.variation * powers**2)[None, :] * raised)
+    parts.append(design.windows.energy_j[block, None])
+    return np.concatenate(parts, axis=1)
+
+
+def evidence(design: Design, prior: Prior, powers: Floats, noise: Noise, extra: Extra) -> float:
+    """Log probability of the rows, the powers integrated out, up to a constant."""
+    sums = gram(design, powers, noise, extra, work=False)
+    return evidence_of(sums, prior)
+
+
+def evidence_of(sums: Gram, prior: Prior) -> float:
+    """Log probability of the rows behind ``sums`` under a Gaussian prior of all powers (sites, then knots)."""
+    xx, xy = sums.part("power", "power"), sums.part("power", "joules")[:, 0]
+    yy = float(sums.part("joules", "joules")[0, 0])
+    mean, precision = prior.mean, prior.precision
+    residual = yy - 2 * mean @ xy + mean @ xx @ mean
+    pull = xy - xx @ mean
+    factor = linalg.cho_factor(precision + xx, lower=True, check_finite=False)
+    gained = float(pull @ linalg.cho_solve(factor, pull, check_finite=False))
+    log_post = 2 * float(np.log(np.diag(factor[0])).sum())
+    log_prior = float(np.linalg.slogdet(precision)[1])
+    return -0.5 * (sums.log_det + residual - gained + log_post - log_prior)
+
+
+def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual: Noise) -> Noise:
+    """The noise that makes the rows most probable; ``usual`` is where it starts and what few rows fall back to."""
+    start = np.log([usual.variation, usual.jitter])
+
+    def loss(x: Floats) -> float:
+        noise = Noise(*np.exp(np.clip(x, -25, 5)))
+        pull = ((x - start) / np.array([1.5, 1.5])) ** 2 / 2
+        return float(pull.sum()) - evidence(design, prior, powers, noise, extra)
+
+    found = optimize.minimize(loss, start, method="Nelder-Mead",
+                              options={"xatol": 0.03, "fatol": 0.05, "maxfev": 80, "initial_simplex": start + np.array([[0, 0], [1, 0], [0, 1]])})
+    return Noise(*np.exp(np.clip(found.x, -25, 5)))
+
+
+def weighed_errors(design: Design, powers: Floats, expected_j: Floats, noise: Noise, extra: Extra) -> Floats:
+    """V⁻¹(y − ŷ), (m,): from it each part of the error is its own variance times this."""
+    parts = variances(design, powers, noise, extra)
+    off = design.windows.energy_j - expected_j
+    made = np.empty(len(design))
+    for block in blocks(len(design)):
+        made[block] = linalg.cho_solve_banded((whitener(design, parts, block), True), off[block], check_finite=False)
+    return made
+
+
+def raised(design: Design, powers: Floats, expected_j: Floats, noise: Noise, extra: Extra, limit: float = 3.5) -> Extra:
+    """``extra`` with the variances raised of those rows and stamps whose best guess lies beyond ``limit`` sigma.
+
+    What it amounts to is a tail as heavy as Student's (Lange, Little and Taylor 1989, JASA 84, 881).
+    """
+    parts = variances(design, powers, noise, extra)
+    pull = weighed_errors(design, powers, expected_j, noise, extra)
+    rows = design.windows
+    following = np.where(np.append(rows.linked[1:], False), np.append(pull[1:], 0.0), 0.0)
+    stamp = parts.end * (pull - following) / np.sqrt(np.maximum(parts.end, 1e-300))
+    stamp_factor = extra.stamp * np.where(np.abs(stamp) > limit, stamp**2 / 2, 1.0)
+    if design.cells is not None:
+        return Extra(extra.work, stamp_factor)
+    work = np.sqrt(np.maximum(parts.work, 0.0)) * pull
+    return Extra(extra.work * np.where(np.abs(work) > limit, work**2 / 2, 1.0), stamp_factor)
