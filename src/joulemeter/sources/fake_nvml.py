@@ -152,7 +152,7 @@ def made_of(argument: str) -> FakeNvml:
     for word in filter(None, argument.split(",")):
         key, _, text = word.partition("=")
         if key not in figures or not text.replace(".", "", 1).isdigit():
-            raise UsageError(f"nvml:fake: '{word}' is no figure", f"one of {', '.join(figures)}, as in watts=300")
+            raise UsageError(f"nvml:fake: '{word}' is no figure", f"{', '.join(figures)}, as in watts=300")
         figures[key] = float(text)
     watts = figures["watts"]
     gpus = range(int(figures["gpus"]))

@@ -260,7 +260,7 @@ def _number(word: str, uuids: list[str]) -> int:
     for number, uuid in enumerate(uuids):
         if uuid.startswith(word) and word.startswith("GPU-"):
             return number
-    raise SourceUnavailable(f"nvml: there is no GPU '{word}'", "a number or a UUID that `nvidia-smi -L` shows")
+    raise SourceUnavailable(f"nvml: there is no GPU '{word}'", "a number or UUID of `nvidia-smi -L`")
 
 
 def _as_text(name: str | bytes) -> str:
