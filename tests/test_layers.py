@@ -7,9 +7,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "joulemeter"
 
-WORDS = {"errors", "units", "reading", "span", "kernel", "device", "timeline", "ledger", "topology"}
-WORLD = {"sources", "frameworks", "kernels", "graphs"}
-SUMS = {"attribution", "idle", "traffic", "accuracy", "models", "scoring", "window", "occupancy"}
+WORDS = {"errors", "units", "reading", "span", "kernel", "record", "device", "timeline", "ledger", "topology"}
+WORLD = {"sources", "frameworks", "kernels", "graphs", "importers", "conditions"}
+SUMS = {
+    "attribution",
+    "idle",
+    "traffic",
+    "accuracy",
+    "models",
+    "scoring",
+    "window",
+    "occupancy",
+    "isolation",
+    "comparison",
+}
 VIEWS = {"report", "cli", "__main__"}
 RANK = {"words": 0, "world": 1, "sums": 1, "verbs": 2, "views": 3}
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joulemeter import run
+from joulemeter import conditions, run
 from joulemeter.errors import RunFolderError
 from joulemeter.sampler import Sampler
 
@@ -61,13 +61,17 @@ def supervise(
         _remove(made)
         raise
     time.sleep(idle_s)
+    before = conditions.look()
     started_ns = time.monotonic_ns()
     child = _start(made, program, launcher)
     status = _wait(child)
     ended_ns = time.monotonic_ns()
+    after = conditions.look()
     time.sleep(idle_s)
     account, notes = sampler.stop()
-    facts = _facts(made, status, account, notes, started_ns, ended_ns)
+    notes += conditions.remarks(before, after, os.cpu_count() or 1)
+    stretch = {"start_ns": started_ns, "end_ns": ended_ns, "cpu_s": after.own_s - before.own_s}
+    facts = _facts(made, status, account, notes, stretch)
     try:
         return Outcome(made, run.finish(made, facts), status)
     except RunFolderError as fault:
@@ -116,14 +120,14 @@ def _wait(child: subprocess.Popen[bytes]) -> int:
 
 
 def _facts(
-    folder: Path, status: int, account: dict[str, Any], notes: list[str], started_ns: int, ended_ns: int
+    folder: Path, status: int, account: dict[str, Any], notes: list[str], stretch: dict[str, Any]
 ) -> dict[str, Any]:
     ended = (folder / run.RAW / "ended").exists()
     if status < 0 and not ended:
         notes = [*notes, f"interrupted: the script was killed by {signal.Signals(-status).name}"]
     return {
-        "program": {"start_ns": started_ns, "end_ns": ended_ns},
-        "end": {"monotonic_ns": ended_ns},
+        "program": stretch,
+        "end": {"monotonic_ns": stretch["end_ns"]},
         "exit_status": status,
         "interrupted": status < 0 and not ended,
         "sampler": account,

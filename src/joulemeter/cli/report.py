@@ -37,6 +37,8 @@ def command(path: Path, form: str, output: Path | None) -> None:
     from joulemeter import report, run
     from joulemeter.cli._progress import fraction_bar
 
+    if _is_series(path, form, output):
+        return
     view = report.format_named(form)
     recorded = run.load(path)
     ledger = recorded.ledger(fraction_bar("attributing"))
@@ -48,6 +50,26 @@ def command(path: Path, form: str, output: Path | None) -> None:
         show(recorded, ledger, Console())
         return
     _write(view.render(recorded, ledger), output)
+
+
+def _is_series(path: Path, form: str, output: Path | None) -> bool:
+    """Shows a series of runs, if that is what ``path`` holds."""
+    import json
+
+    from joulemeter import series
+    from joulemeter.errors import UsageError
+    from joulemeter.report.repeated import text
+
+    if not series.is_series(path):
+        return False
+    if form not in ("text", "json"):
+        raise UsageError(
+            f"{path}: is a series of runs, and '{form}' shows one run",
+            f"joulemeter report {path}/1 --format {form}",
+        )
+    found = series.load(path)
+    _write(text(found) if form == "text" else json.dumps(found.to_json(), indent=1) + "\n", output)
+    return True
 
 
 def _write(text: str | bytes, output: Path | None) -> None:

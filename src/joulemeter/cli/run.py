@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +56,11 @@ if TYPE_CHECKING:
 )
 @click.option("-m", "module", is_flag=True, help="The program is a module, as in python -m.")
 @click.option("-c", "code", is_flag=True, help="The program is a string of code, as in python -c.")
+@click.option(
+    "--repeat", type=click.IntRange(min=1), metavar="N", help="Run N times: mean, interval, outliers."
+)
+@click.option("--cooldown", default="0s", metavar="TIME", help="With --repeat: rest this long between runs.")
+@click.option("--randomize", is_flag=True, help="With --repeat: vary the rests, from half to one and a half.")
 @click.option("--quiet", is_flag=True, help="Print no table.")
 @click.argument("program", nargs=-1, required=True, type=click.UNPROCESSED, metavar="script.py [ARGS]…")
 def command(
@@ -66,6 +73,9 @@ def command(
     idle: str,
     module: bool,
     code: bool,
+    repeat: int | None,
+    cooldown: str,
+    randomize: bool,
     quiet: bool,
     program: tuple[str, ...],
 ) -> None:
@@ -82,18 +92,50 @@ def command(
 
     _must_exist(program[0], module or code)
     what = ["-m" if module else "-c", *program] if module or code else list(program)
-    outcome = supervisor.supervise(
+    supervise = functools.partial(
+        supervisor.supervise,
         what,
         launcher=[*(["--api", api] if api is not None else []), "--level", level],
         specs=source.split(",") if source is not None else sources.default_specs(),
-        folder=folder,
-        force=force,
         period_ns=None if period is None else round(units.parse_seconds(period) * 1e9),
         idle_s=units.parse_seconds(idle),
     )
+    if repeat is not None:
+        _repeat(supervise, what, folder, repeat, units.parse_seconds(cooldown), randomize, force, quiet)
+        return
+    outcome = supervise(folder=folder, force=force)
     if not quiet:
         _show(outcome)
     supervisor.end_like(outcome.status)
+
+
+def _repeat(
+    supervise: Callable[..., Outcome],
+    what: list[str],
+    folder: Path | None,
+    times: int,
+    cooldown_s: float,
+    randomize: bool,
+    force: bool,
+    quiet: bool,
+) -> None:
+    from joulemeter import series, supervisor
+    from joulemeter.cli._progress import fraction_bar
+    from joulemeter.report.repeated import text
+
+    found, status = series.record(
+        lambda place: supervise(folder=place),
+        folder or series.numbered(),
+        times,
+        argv=what,
+        cooldown_s=cooldown_s,
+        randomize=randomize,
+        force=force,
+        progress=fraction_bar("repeating"),
+    )
+    if not quiet:
+        click.echo(text(found), err=True, nl=False)
+    supervisor.end_like(status)
 
 
 def _must_exist(script: str, elsewhere: bool) -> None:
