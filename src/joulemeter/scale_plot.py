@@ -40,8 +40,9 @@ def draw(found: Scaling, path: Path) -> None:
     joules = [Interval(each.energy_j, each.low_j, each.high_j) for each in energy]
     unit = "bytes of the arguments / B" if found.axis == "bytes" else "size"
     time = [point.found.time for point in found.points]
-    _panel(left, x, joules, found.energy, ("energy of one call / J", "J", BLUE, "o"))
-    _panel(right, x, time, found.time, ("time of one call / s", "s", ORANGE, "s"))
+    per = "B" if found.axis == "bytes" else "unit"
+    _panel(left, x, joules, found.energy, ("energy of one call / J", f"J/{per}", BLUE, "o"))
+    _panel(right, x, time, found.time, ("time of one call / s", f"s/{per}", ORANGE, "s"))
     for axes in (left, right):
         axes.set_xlabel(unit)
     figure.suptitle(f"{found.function} ({found.origin}), 95 % intervals", fontsize=11)
@@ -58,7 +59,7 @@ def _panel(
     spread = np.array([[each.value - each.low for each in y], [each.high - each.value for each in y]])
     axes.errorbar(x, value, np.maximum(spread, 0), fmt=marker, color=colour, capsize=3, label="sizes")
     ends = np.linspace(x.min(), x.max(), 200)
-    fit = f"fit: {si(line.slope.value, unit)} per unit of x, R² {line.r2:.3f}"
+    fit = f"fit: {si(line.slope.value, unit)}, R² {line.r2:.3f}"
     axes.plot(ends, line.intercept.value + line.slope.value * ends, color="0.35", linestyle="--", label=fit)
     if x.max() > 30 * x.min() and min(each.low for each in y) > 0:
         axes.set_xscale("log")

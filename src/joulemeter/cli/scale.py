@@ -38,8 +38,8 @@ def command(
     """Measure the same call on growing inputs: joules and seconds per byte.
 
     The arguments are made anew for every size where --args or --setup names n; else they are made once and
-    their leading dimension is cut to each size. Without --args, FUNCTION takes none and returns the function to
-    measure and a tuple of its arguments.
+    their leading dimension is cut to each size. Without --args, FUNCTION takes none and returns the function
+    to measure and a tuple of its arguments.
 
     \b
       joulemeter scale torch:sort --setup "import torch" --args "torch.rand(n)" --sizes 1e4,1e5,1e6
