@@ -1,7 +1,7 @@
 """Writes spans to the raw folder of a run: what a tracer's sink is made of.
 
 The hot path (``enter``, ``exit``, the gate of rewritten calls) is the extension ``joulemeter._recorder``
-where it was built, else its Python twins ``lanes`` and ``gates``; this file is the one place that
+where it was built, else its Python twins ``lanes`` and ``gates`` (together: ``pure``); this file is the one place that
 chooses. Files are opened to be appended to, and closed: the script may close every descriptor it
 finds, or change directory, without touching ours.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 try:
     from joulemeter import _recorder as engine
 except ImportError:
-    from joulemeter import lanes as engine  # type: ignore[no-redef]
+    from joulemeter import pure as engine  # type: ignore[no-redef]
 
 ADDED = struct.Struct("<5q")
 """One span given whole: lane number, site, start_ns, end_ns, parent site or −1."""
@@ -54,6 +54,7 @@ class Recorder:
         self._unwritten: list[str] = []
         self._dropped_elsewhere = 0
         self._closed = False
+        self._engine = engine
         self._begin()
         self.lanes = engine.Lanes(str(self._folder), self._name_lane)
         self.enter = self.lanes.enter
@@ -146,6 +147,10 @@ class Recorder:
         if site is None:
             site = self._spans[name] = self.site(name, "span")
         return Span(self.lanes, site)
+
+    def gates(self, judge: Any, special: dict[Any, int]) -> Any:
+        """What makes the gates of rewritten calls; ``judge`` decides whose a callee is."""
+        return self._engine.Gates(self.lanes, judge, special)
 
     def close(self) -> None:
         """Ends the files and says what was dropped. Calling it twice does no harm."""
