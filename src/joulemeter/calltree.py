@@ -123,3 +123,48 @@ def energy_j(tree: CallTree, ledger: Ledger, rail: int) -> NDArray[np.float64]:
     by_time = np.divide(tree.exclusive_s, time[which], out=np.zeros(len(tree)), where=time[which] > 0)
     by_calls = np.divide(tree.calls, calls[which], out=np.zeros(len(tree)), where=calls[which] > 0)
     return joules[which] * np.where(time[which] > 0, by_time, by_calls)
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A tree's heaviest nodes; what was cut hangs below its nearest kept caller as one node of site −1."""
+
+    site: NDArray[np.int64]
+    parent: NDArray[np.int64]
+    place: NDArray[np.int64]
+    """For every node of the whole tree, the node here that stands for it."""
+
+    def gathered(self, own: NDArray[np.float64]) -> NDArray[np.float64]:
+        """A quantity of the whole tree's nodes, added up here; NaN where all that it stands for is NaN."""
+        known = ~np.isnan(own)
+        sums = np.bincount(self.place[known], weights=own[known], minlength=len(self.site))
+        some = np.bincount(self.place[known], minlength=len(self.site)) > 0
+        return np.where(some, sums, np.nan)
+
+
+def pruned(tree: CallTree, owns: list[NDArray[np.float64]], most: int) -> Pruned:
+    """At most about ``most`` nodes, those with the largest share of any of the quantities ``owns``.
+
+    A caller weighs as much as all below it, so callers are kept before what they call.
+    """
+    if len(tree) <= most:
+        return Pruned(tree.site, tree.parent, np.arange(len(tree)))
+    sums = [tree.summed(np.maximum(own, 0.0)) for own in owns]
+    weight = np.max([each / max(float(each.max()), 1e-300) for each in sums], axis=0)
+    keep = np.zeros(len(tree), bool)
+    keep[np.argsort(-weight, kind="stable")[:most]] = True
+    number = np.where(keep, np.cumsum(keep) - 1, -1)
+    parents, sites = tree.parent[keep], tree.site[keep]
+    place = number.copy()
+    rest: dict[int, int] = {}
+    made = int(keep.sum())
+    for node in np.flatnonzero(~keep):
+        above = int(tree.parent[node])
+        if above >= 0 and not keep[above]:
+            place[node] = place[above]
+        else:
+            caller = int(number[above]) if above >= 0 else -1
+            place[node] = rest.setdefault(caller, made + len(rest))
+    site = np.concatenate([sites, np.full(len(rest), -1, np.int64)])
+    above_kept = np.where(parents >= 0, number[parents], -1)
+    return Pruned(site, np.concatenate([above_kept, np.array(list(rest), np.int64)]), place)
