@@ -26,7 +26,8 @@ def main():
         if i % 25 == 24:
             print(f"step {i + 1}: loss {value:.3f}")
     accuracy = jnp.mean((x @ w[:-1] + w[-1] > 0) == y)
-    print(f"accuracy {accuracy:.2f}, gradient norm below 0.1: {bool(jnp.linalg.norm(jax.grad(loss)(w, x, y)) < 0.1)}")
+    norm = jnp.linalg.norm(jax.grad(loss)(w, x, y))
+    print(f"accuracy {accuracy:.2f}, gradient norm below 0.1: {bool(norm < 0.1)}")
 
 
 if __name__ == "__main__":

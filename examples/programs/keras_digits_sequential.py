@@ -24,10 +24,17 @@ model = keras.Sequential(
         layers.Dense(10, activation="softmax"),
     ]
 )
-model.compile(optimizer=keras.optimizers.Adam(0.01), loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+model.compile(
+    optimizer=keras.optimizers.Adam(0.01), loss="sparse_categorical_crossentropy", metrics=["accuracy"]
+)
 history = model.fit(x_train, y_train, epochs=3, batch_size=64, validation_split=0.1, verbose=0)
-print("losses fall:", all(a > b for a, b in zip(history.history["loss"], history.history["loss"][1:], strict=False)))
+print(
+    "losses fall:",
+    all(a > b for a, b in zip(history.history["loss"], history.history["loss"][1:], strict=False)),
+)
 loss, accuracy = model.evaluate(x_test, y_test, verbose=0)
 print(f"accuracy above chance: {accuracy > 0.3}, parameters {model.count_params()}")
 probabilities = model.predict(x_test[:5], verbose=0)
-print("rows add up to one:", bool(np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)), probabilities.shape)
+print(
+    "rows add up to one:", bool(np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)), probabilities.shape
+)

@@ -39,7 +39,11 @@ prepare = ColumnTransformer([("sepal", StandardScaler(), [0, 1]), ("petal", MinM
 union = FeatureUnion([("same", FunctionTransformer()), ("clipped", Clip())])
 model = make_pipeline(prepare, union, NearestMean())
 print(f"nearest mean: {model.fit(x, y).score(x, y):.3f}")
-print(f"its clone, narrower: {clone(model).set_params(featureunion__clipped__low=0.2).fit(x, y).score(x, y):.3f}")
+print(
+    f"its clone, narrower: {clone(model).set_params(featureunion__clipped__low=0.2).fit(x, y).score(x, y):.3f}"
+)
 points, truth = make_blobs(300, centers=4, cluster_std=0.5, random_state=4)
 labels = KMeans(4, n_init=3, random_state=4).fit_predict(points)
-print(f"clusters found again: {adjusted_rand_score(truth, labels):.2f}, sizes {sorted(np.bincount(labels).tolist())}")
+print(
+    f"clusters found again: {adjusted_rand_score(truth, labels):.2f}, sizes {sorted(np.bincount(labels).tolist())}"
+)

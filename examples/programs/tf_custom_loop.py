@@ -57,7 +57,9 @@ def main():
         if epoch % 4 == 3:
             print(f"epoch {epoch}: {len(losses)} batches, loss below one: {max(losses) < 1.0}")
     accuracy = tf.reduce_mean(tf.cast(tf.argmax(net(x), axis=1) == y, tf.float32))
-    print("better than guessing:", bool(accuracy > 0.6), "variables:", [v.name for v in net.trainable_variables])
+    print(
+        "better than guessing:", bool(accuracy > 0.6), "variables:", [v.name for v in net.trainable_variables]
+    )
 
 
 if __name__ == "__main__":

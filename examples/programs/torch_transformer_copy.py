@@ -53,7 +53,7 @@ class Reverser(nn.Module):
         return self.head(self.blocks(self.tokens(ids) + self.places))
 
 
-def main(config: Config = Config()) -> None:  # noqa: B008
+def main(config: Config = Config()) -> None:
     generator = torch.Generator().manual_seed(3)
     torch.manual_seed(3)
     model = Reverser(config)
