@@ -17,6 +17,8 @@ from joulemeter.reading import Rail
 from joulemeter.span import Site, Spans
 from joulemeter.timeline import Timeline
 
+import os
+TRACE = bool(os.environ.get("TR"))
 MS = 1_000_000
 S = 1_000_000_000
 
@@ -218,6 +220,7 @@ def counter(rng: np.random.Generator, made: Machine, *, period_ns: float, tick_n
     if range_j is not None:
         value = (value + range_j * rng.random()) % range_j
     stamp = read + rng.integers(1_000, 8_000, len(read))
+    if TRACE: print("true lag", lag_ns/1e6, "tick", tick_ns/1e6, "told", told)
     rail = Rail(id=0, name="rail", kind="counter", origin="simulated", period_ns=int(period_ns),
                 lag_ns=int(lag_ns) if told else None, range_j=range_j)
     return timeline.from_readings(rail, stamp, value)
@@ -230,6 +233,7 @@ def gauge(rng: np.random.Generator, made: Machine, *, period_ns: float, window_n
     upto = read - lag_ns
     watts = (made.energy(upto) - made.energy(upto - window_ns)) / (window_ns / S)
     watts = np.round(watts * (1 + noise * rng.standard_normal(len(read))) / quantum_w) * quantum_w
+    if TRACE: print("true lag", lag_ns/1e6, "window", window_ns/1e6, "told", told)
     rail = Rail(id=0, name="rail", kind="gauge", origin="simulated", period_ns=int(period_ns), lag_ns=int(lag_ns) if told else None)
     return timeline.from_readings(rail, read, watts)
 

@@ -129,7 +129,8 @@ class Design:
     ``seconds`` csr (m, c): innermost-running seconds by column; ``spread`` csr (m, c): seconds², the sum over
     the calls in a row of their time in it, squared: what one call's own deviation in power adds to the
     variance. ``idle`` (m, k): seconds by idle knot. ``cells`` csr (m, f) and ``cell_spread`` csr (f, c) are set
-    where windows overlap, with ``cell_seconds`` csr (f, c): which stretches each window holds, and what is in each.
+    where windows overlap, with ``cell_seconds`` csr (f, c): which stretches each window holds, and what is in each. ``rate_start``, ``rate_end`` csr (m, c): which part of the time
+    around a window's edge each column ran, from which follows what a wrong lag or window would do.
     """
 
     windows: Windows
@@ -139,16 +140,37 @@ class Design:
     cells: sparse.csr_matrix | None = None
     cell_spread: sparse.csr_matrix | None = None
     cell_seconds: sparse.csr_matrix | None = None
+    rate_start: sparse.csr_matrix | None = None
+    rate_end: sparse.csr_matrix | None = None
 
     def __len__(self) -> int:
         return len(self.windows)
 
 
-def design(rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints) -> Design:
+def design(
+    rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints, around_ns: int = 0
+) -> Design:
     """The design of ``rows``: a column a site, then one for the time in ``gap`` that no span explains.
 
-    ``call_s`` (c,) is how long a call of each column usually runs without a break.
+    ``call_s`` (c,) is how long a call of each column usually runs without a break. ``around_ns`` is how far to
+    either side of an edge its rates look; 0: no rates.
     """
+    made = _design(rows, occupancy, gap, call_s, knots_ns)
+    if around_ns <= 0 or not len(rows):
+        return made
+    rates = [_rates(occupancy, gap, each, around_ns) for each in (rows.start_ns, rows.end_ns)]
+    return replace(made, rate_start=rates[0], rate_end=rates[1])
+
+
+def _rates(occupancy: Occupancy, gap: Stretches, at_ns: Ints, around_ns: int) -> sparse.csr_matrix:
+    edges = np.unique(np.concatenate([at_ns - around_ns, at_ns + around_ns]))
+    fine = seconds_between(occupancy, edges)
+    fine = sparse.hstack([fine, sparse.csr_matrix(gap.seconds_between(edges)[:, None])], format="csr")
+    low, high = np.searchsorted(edges, at_ns - around_ns), np.searchsorted(edges, at_ns + around_ns)
+    return (_ranges(low, high, len(edges) - 1) @ fine / (2e-9 * around_ns)).tocsr()
+
+
+def _design(rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints) -> Design:
     edges = np.unique(np.concatenate([rows.start_ns, rows.end_ns]))
     fine = seconds_between(occupancy, edges)
     loose = gap.seconds_between(edges)

@@ -11,6 +11,7 @@ from joulemeter.design import Design, Response, Stretches, Windows, design, wind
 from joulemeter.idle import Idle
 from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised
 from joulemeter.occupancy import Occupancy
+from joulemeter.response import Found
 from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
 from joulemeter.timeline import Timeline
 
@@ -50,15 +51,18 @@ class Estimate:
     notes: tuple[str, ...] = ()
 
 
-def estimate(timeline: Timeline, occupancy: Occupancy, response: Response, idle: Idle, seen: Stretches, gap: Stretches) -> Estimate:
+def estimate(
+    timeline: Timeline, occupancy: Occupancy, guess: Found, idle: Idle, seen: Stretches, gap: Stretches
+) -> Estimate:
     """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span explains of it."""
+    response = guess.response
     groups, kept = _grouped(occupancy, seen)
     call_s = np.append(_call_seconds(kept), 1e-3)
     seconds = np.append(_seen_seconds(kept, seen), gap.seconds_between(np.array([seen.start_ns[0], seen.end_ns[-1]])).sum())
     made = _rows(timeline, response, idle, kept, gap, call_s)
     if len(made) == 0:
         return _nothing(occupancy, idle)
-    run = _fitted(made, idle, seconds, call_s, [site.kind == "run" for site in kept.sites])
+    run = _fitted(made, guess, idle, seconds, call_s, [site.kind == "run" for site in kept.sites])
     return _spread_out(run, groups, occupancy, seen, idle)
 
 
@@ -114,7 +118,8 @@ def _rows(timeline: Timeline, response: Response, idle: Idle, occupancy: Occupan
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
     rows = _coarser(rows, int(len(rows) * columns**2 / WORK) + 1)
-    return design(rows, occupancy, gap, call_s, idle.knots_ns)
+    around = int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
+    return design(rows, occupancy, gap, call_s, idle.knots_ns, around)
 
 
 def _coarser(rows: Windows, every: int) -> Windows:
@@ -130,19 +135,21 @@ def _coarser(rows: Windows, every: int) -> Windows:
                    energy_j=np.add.reduceat(rows.energy_j, first), linked=rows.linked[first])
 
 
-def _fitted(made: Design, idle: Idle, seconds: Floats, call_s: Floats, whole: list[bool]) -> _Fit:
-    believed = Prior(idle.mean_w, np.linalg.inv(idle.covariance))
-    spent = float(made.windows.energy_j.sum() - (made.idle @ idle.mean_w).sum())
-    usual_w = max(spent, 1e-3 * float(made.windows.energy_j.sum()), 1e-9) / max(float(made.seconds.sum()), 1e-9)
+def _fitted(plain: Design, guess: Found, idle: Idle, seconds: Floats, call_s: Floats, whole: list[bool]) -> _Fit:
+    spent = float(plain.windows.energy_j.sum() - (plain.idle @ idle.mean_w).sum())
+    usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(float(plain.seconds.sum()), 1e-9)
     prior = _power_prior(usual_w, SHAPE, whole)
-    counter = bool(made.windows.linked.any())
-    noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(made.windows.length_s)) if counter else 0.005)
-    usual, extra, at = noise, no_extra(len(made)), np.full(len(seconds), usual_w)
+    counter = bool(plain.windows.linked.any())
+    noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
+    usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
+    believed = _believed(idle, guess, counter)
+    made = _with_response(plain, at, counter)
     for turn in range(4):
         sample, chosen = _sample(made)
         noise = fit_noise(sample, _joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual)
         found = powers(gram(made, at, noise, extra, work=False), prior, believed)
         at = np.maximum(found.site, 0.05 * usual_w)
+        made = _with_response(plain, found.site, counter)
         if turn < 3:
             extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
         prior = _power_prior(usual_w, _shape(found, usual_w, seconds), whole)
@@ -150,6 +157,32 @@ def _fitted(made: Design, idle: Idle, seconds: Floats, call_s: Floats, whole: li
     found = powers(sums, prior, believed)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     return _Fit(seconds, found, energies(sums, found, seconds, left), noise, call_s)
+
+
+def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
+    """What is known of the idle knots, and of how far the lag and (of a gauge) the window are off, in seconds."""
+    sigma = np.array([guess.lag_sigma_ns, guess.window_sigma_ns][: 1 if counter else 2]) / 1e9
+    count = len(idle.mean_w)
+    precision = np.zeros((count + len(sigma),) * 2)
+    precision[:count, :count] = np.linalg.inv(idle.covariance)
+    precision[count:, count:] = np.diag(1 / np.maximum(sigma, 1e-7) ** 2)
+    return Prior(np.append(idle.mean_w, np.zeros(len(sigma))), precision)
+
+
+def _with_response(plain: Design, site_w: Floats, counter: bool) -> Design:
+    """The design with columns for what a second's error of the lag, and of a gauge's window, would do to each row.
+
+    A later lag moves both edges back: it adds the power at the start and takes away that at the end. A longer window adds
+    the power at its start, but a gauge's sample stands for the mean over the whole.
+    """
+    assert plain.rate_start is not None
+    assert plain.rate_end is not None
+    start, end = plain.rate_start @ site_w, plain.rate_end @ site_w
+    columns = [plain.idle, (start - end)[:, None]]
+    if not counter:
+        mean = plain.seconds @ site_w / plain.windows.length_s
+        columns.append((start - mean)[:, None])
+    return replace(plain, idle=np.concatenate(columns, axis=1))
 
 
 def _expected(made: Design, found: Powers) -> Floats:
@@ -212,7 +245,12 @@ def _nothing(occupancy: Occupancy, idle: Idle) -> Estimate:
 def _spread_out(run: _Fit, groups: Ints, occupancy: Occupancy, seen: Stretches, idle: Idle) -> Estimate:
     """From columns back to sites: sites that share a column share its energy by time."""
     count, columns = len(groups), len(run.seconds)
-    posterior = replace(idle, mean_w=run.powers.mean[columns:], covariance=run.powers.covariance[columns:, columns:])
+    knots = slice(columns, columns + len(idle.mean_w))
+    posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.powers.covariance[knots, knots])
+    shift = run.powers.mean[knots.stop :]
+    sigma = np.sqrt(np.diag(run.powers.covariance)[knots.stop :])
+    import os
+    if os.environ.get("TR"): print("noise",run.noise,"shift ms",shift*1e3, sigma*1e3)
     if count + 1 == columns:
         return Estimate(run.seconds, run.powers.site, run.energies, posterior, run.noise.variation, run.call_s)
     alone = _seen_seconds(occupancy, seen)

@@ -96,19 +96,23 @@ def _knots(timeline: Timeline) -> Ints:
 
 
 def _long_stretches(timeline: Timeline, busy: Stretches, response: Response) -> Stretches:
-    """Stretches without spans that hold several of the meter's readings."""
+    """Stretches without spans that hold at least one of the meter's windows whole."""
     first, last = int(timeline.t_ns[0]) - response.lag_ns, int(timeline.t_ns[-1]) - response.lag_ns
     free = busy.complement(first, last)
-    least = max(4 * spacing_ns(timeline) + response.window_ns, 50_000_000)
+    least = max(int(1.2 * spacing_ns(timeline)) + response.window_ns, 50_000_000)
     return free.where(free.end_ns - free.start_ns >= least)
 
 
 def _steady(rows: Windows, start: int, end: int, after_work: bool) -> tuple[int, list[tuple[float, float, float]]] | None:
     """From when on a stretch is steady, and its level in pieces: (middle, watts, variance)."""
     low, high = np.searchsorted(rows.start_ns, start), np.searchsorted(rows.end_ns, end, side="right")
-    if high - low < 3:
+    if high <= low:
         return None
     mine = rows.take(slice(int(low), int(high)))
+    if high - low < 3:
+        # Too few to see whether they are steady: taken with a margin, a wider one where a tail may hide.
+        middle, level, variance = _piece(mine)
+        return start, [(middle, level, variance + ((0.03 if after_work else 0.01) * level) ** 2)]
     skip = _tail_rows(mine) if after_work else 0
     steady = mine.take(slice(skip, None))
     steady_from = int(mine.start_ns[skip]) if skip else start

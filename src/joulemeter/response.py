@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import linalg
+from scipy import linalg, signal, sparse
 
-from joulemeter.design import Response, Stretches, spacing_ns, windows
-from joulemeter.occupancy import Occupancy, busy_stretches, seconds_between
+from joulemeter.design import Design, Response, Windows, hats, spacing_ns
+from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
+from joulemeter.occupancy import Occupancy, seconds_between
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -21,45 +23,59 @@ if TYPE_CHECKING:
 ROWS = 1_200
 """Readings that are looked at: those around the greatest changes."""
 
+SITES = 24
+"""Sites that keep a power of their own while the response is sought; the others share one."""
+
+SHORTLIST = 24
+"""Pairs of lag and window, likely at a glance, that are weighed with care."""
+
 LONGEST_LAG_NS = 600_000_000
 LONGEST_WINDOW_NS = 2_000_000_000
 
+USUAL_WINDOW = 3.0
+"""How much likelier beforehand, as a logarithm, a window of the meter's own period is than any other."""
 
-def estimate(timeline: Timeline, occupancy: Occupancy) -> tuple[Response, tuple[str, ...]]:
-    """The response of a rail's meter, and notes on what had to be estimated."""
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A response, how likely the readings are under it (a logarithm), and how far its lag and window may be off."""
+
+    response: Response
+    score: float
+    lag_sigma_ns: float
+    window_sigma_ns: float
+
+
+def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> tuple[list[Found], tuple[str, ...]]:
+    """Responses of a rail's meter, the likeliest first, and notes on what had to be estimated.
+
+    ``idle_w`` is a first figure of idle power.
+    """
     rail = timeline.rail
     step = spacing_ns(timeline)
-    period = max(rail.period_ns, step) if rail.kind == "gauge" else 0
-    told = Response(rail.lag_ns or 0, (rail.window_ns or period) if rail.kind == "gauge" else 0)
-    lag_known, window_known = rail.lag_ns is not None, rail.kind == "counter" or rail.window_ns is not None
+    gauge = rail.kind == "gauge"
+    told = Response(rail.lag_ns or 0, (rail.window_ns or max(rail.period_ns, 1)) if gauge else 0)
+    lag_known, window_known = rail.lag_ns is not None, not gauge or rail.window_ns is not None
     if len(timeline.t_ns) < 8 or not len(occupancy):
-        return told, () if lag_known else ("lag not known and too few readings to estimate it: taken as 0",)
-    if rail.kind == "counter" and lag_known:
+        notes = () if lag_known else ("lag not known and too few readings to estimate it: taken as 0",)
+        return [Found(told, 0.0, 0.05 * step, 0.0)], notes
+    search = _Search(timeline, occupancy, idle_w, told)
+    found = _narrowed(search, _first_pairs(told, lag_known, window_known, step, gauge), step, lag_known and gauge, window_known)
+    notes = [] if lag_known else [f"lag estimated: {found[0].response.lag_ns / 1e6:.3g} ms"]
+    notes += [] if window_known else [f"averaging window estimated: {found[0].response.window_ns / 1e6:.3g} ms"]
+    return found, tuple(notes)
+
+
+def _first_pairs(told: Response, lag_known: bool, window_known: bool, step: int, gauge: bool) -> list[Response]:
+    if lag_known and gauge:
+        lags = np.array([told.lag_ns])
+    elif lag_known:
         # A counter shows the last tick: on average half a tick more than the lag it states.
         lags = told.lag_ns + np.arange(0, 21) * max(min(step, 25_000_000) // 20, 1)
-        return _best(timeline, occupancy, lags, np.array([0])), ()
-    return _searched(timeline, occupancy, told, lag_known, window_known, step)
-
-
-def _searched(
-    timeline: Timeline, occupancy: Occupancy, told: Response, lag_known: bool, window_known: bool, step: int
-) -> tuple[Response, tuple[str, ...]]:
-    longest = max(LONGEST_LAG_NS, 2 * step)
-    lags = np.array([told.lag_ns]) if lag_known else np.unique(np.linspace(0, longest, 61).astype(np.int64))
+    else:
+        lags = np.linspace(0, max(LONGEST_LAG_NS, 2 * step), 61).astype(np.int64)
     spans = np.array([told.window_ns]) if window_known else _spans(step, told.window_ns)
-    best = _best(timeline, occupancy, lags, spans)
-    for finer in (4, 16):
-        if not lag_known:
-            grain = longest // 60
-            near = best.lag_ns + np.arange(-8, 9) * max(grain // finer, 1) // 2
-            lags = np.unique(np.maximum(near, 0))
-        if not window_known:
-            spans = np.unique((best.window_ns * np.exp(np.linspace(-1, 1, 9) * 0.6 / finer)).astype(np.int64))
-            spans = np.unique(np.append(spans, told.window_ns))
-        best = _best(timeline, occupancy, lags, spans)
-    notes = [] if lag_known else [f"lag estimated: {best.lag_ns / 1e6:.3g} ms"]
-    notes += [] if window_known else [f"averaging window estimated: {best.window_ns / 1e6:.3g} ms"]
-    return best, tuple(notes)
+    return [Response(int(lag), int(span)) for span in spans for lag in lags]
 
 
 def _spans(step: int, told: int) -> Ints:
@@ -70,9 +86,124 @@ def _spans(step: int, told: int) -> Ints:
     return np.unique(some[(some <= max(LONGEST_WINDOW_NS, 2 * step)) & (some >= min(step // 10, 10_000_000))])
 
 
+def _narrowed(search: _Search, pairs: list[Response], step: int, lag_fixed: bool, window_fixed: bool) -> list[Found]:
+    """The likeliest of ``pairs``, then finer ones around them."""
+    grain = _grain([pair.lag_ns for pair in pairs])
+    ratio = 1.3
+    scored: dict[Response, float] = {}
+    for turn in range(5):
+        fresh = [pair for pair in pairs if pair not in scored]
+        glance = search.glances(fresh)
+        short = [fresh[at] for at in np.argsort(-glance)[:SHORTLIST]]
+        usual = [pair for pair in short if pair.window_ns == search.told.window_ns]
+        if not usual and turn == 0:
+            mine = [at for at, pair in enumerate(fresh) if pair.window_ns == search.told.window_ns]
+            short += [fresh[at] for at in sorted(mine, key=lambda at: -glance[at])[:6]]
+        scored.update(zip(short, search.weigh(short), strict=True))
+        best = max(scored, key=lambda pair: scored[pair])
+        if turn in (0, 2):
+            search.refit(best)
+            scored = dict(zip(scored, search.weigh(list(scored)), strict=True))
+            best = max(scored, key=lambda pair: scored[pair])
+        leaders = sorted(scored, key=lambda pair: -scored[pair])[: 3 if turn < 2 else 1]
+        grain, ratio = max(grain / 3, 1.0), ratio ** 0.5
+        pairs = []
+        for leader in leaders:
+            lags = [leader.lag_ns] if lag_fixed else [max(0, int(leader.lag_ns + k * grain)) for k in (-2, -1, 0, 1, 2)]
+            spans = [leader.window_ns] if window_fixed else [int(leader.window_ns * f) for f in (1 / ratio, 1.0, ratio)]
+            pairs += [Response(lag, span) for lag in lags for span in spans]
+        pairs = list(dict.fromkeys(pairs))
+        if all(pair in scored for pair in pairs):
+            break
+    ordered = sorted(scored, key=lambda pair: -scored[pair])
+    return [Found(pair, scored[pair], 0.25 * step if not lag_fixed else 0.0, 0.0 if window_fixed else 0.1 * pair.window_ns)
+            for pair in ordered[:12]]
+
+
+def _grain(lags: list[int]) -> float:
+    distinct = np.unique(lags)
+    return float(np.diff(distinct).min()) if len(distinct) > 1 else 1e5
+
+
+class _Search:
+    """Weighs responses by the readings around the greatest changes."""
+
+    def __init__(self, timeline: Timeline, occupancy: Occupancy, idle_w: float, told: Response) -> None:
+        self.told = told
+        self.counter = timeline.rail.kind == "counter"
+        self._occupancy, self._idle_w = occupancy, idle_w
+        self._rows = _excerpt(timeline, occupancy)
+        self._columns = _busiest(occupancy)
+        self._call_s = _group_calls(occupancy, self._columns)
+        self._noise = Noise(0.05**2, 0.1 * spacing_ns(timeline) / 1e9 if self.counter else 0.005)
+        self._usual = self._noise
+        self._quantum = 0.0
+
+    def glances(self, pairs: list[Response]) -> Floats:
+        """A quick score (n,) for each pair."""
+        return np.array([_likelihood(made, self.counter) for made in self._designs(pairs)])
+
+    def weigh(self, pairs: list[Response]) -> list[float]:
+        """The evidence for each pair, with what is believed of windows beforehand."""
+        made = []
+        for pair, design_ in zip(pairs, self._designs(pairs), strict=True):
+            prior, at = self._prior(design_)
+            bonus = USUAL_WINDOW if pair.window_ns == self.told.window_ns else 0.0
+            made.append(evidence(design_, prior, at, self._noise, no_extra(len(design_))) + bonus - _jacobian(pair, design_))
+        return made
+
+    def refit(self, pair: Response) -> None:
+        """Takes the noise from what a pair leaves over."""
+        made = next(iter(self._designs([pair])))
+        prior, at = self._prior(made)
+        self._noise = fit_noise(made, prior, at, no_extra(len(made)), self._usual)
+
+    def _prior(self, made: Design) -> tuple[Prior, Floats]:
+        ran = max(float(made.seconds.sum()), 1e-9)
+        spent = float(made.windows.energy_j.sum()) - self._idle_w * float(made.windows.length_s.sum())
+        usual = max(spent / ran, 0.02 * self._idle_w, 1e-6)
+        count = made.seconds.shape[1]
+        variances = np.append(np.full(count, 0.5 * usual**2), [(0.1 * self._idle_w + 1e-6) ** 2] * made.idle.shape[1])
+        return Prior(np.append(np.full(count, usual), np.full(made.idle.shape[1], self._idle_w)), np.diag(1 / variances)), np.full(count, usual)
+
+    def _designs(self, pairs: list[Response]) -> Iterator[Design]:
+        rows = self._rows
+        stamps = rows.t_ns
+        for some in _batches(pairs):
+            back = np.unique([pair.lag_ns + each for pair in some for each in {0, pair.window_ns}])
+            gathered = _gathered(self._occupancy, self._columns, stamps, back)
+            place = {int(each): at for at, each in enumerate(back)}
+            for pair in some:
+                upto = gathered[place[pair.lag_ns]]
+                if self.counter:
+                    start, end = stamps[:-1] - pair.lag_ns, stamps[1:] - pair.lag_ns
+                    seconds, joules = np.diff(upto, axis=0), rows.step_j
+                else:
+                    start, end = stamps[1:] - pair.lag_ns - pair.window_ns, stamps[1:] - pair.lag_ns
+                    seconds = (upto - gathered[place[pair.lag_ns + pair.window_ns]])[1:]
+                    joules = rows.step_j / np.diff(stamps) * pair.window_ns
+                linked = np.append(False, rows.known[:-1]) & self.counter
+                part = Windows(start, end, joules, linked, 0.0).take(rows.known)
+                seconds = seconds[rows.known]
+                spread = seconds * np.minimum(seconds, self._call_s)
+                ends = np.array([stamps[0], stamps[-1]])
+                idle = hats(ends, (part.start_ns + part.end_ns) / 2) * part.length_s[:, None]
+                yield Design(part, sparse.csr_matrix(seconds), sparse.csr_matrix(spread), idle)
+
+
+def _jacobian(pair: Response, made: Design) -> float:
+    """A gauge shows watts whatever its window: densities of joules are put back into those of watts."""
+    return 0.0 if made.windows.linked.any() or pair.window_ns == 0 else -len(made) * float(np.log(pair.window_ns / 1e9))
+
+
+def _batches(pairs: list[Response]) -> Iterator[list[Response]]:
+    for low in range(0, len(pairs), 64):
+        yield pairs[low : low + 64]
+
+
 @dataclass(frozen=True, slots=True)
 class _Excerpt:
-    """Readings around the greatest changes: ``t_ns`` (n,), ``energy_j`` (n − 1,) a row, ``known`` (n − 1,)."""
+    """Readings around the greatest changes: ``t_ns`` (n,), joules between them (n − 1,), and whether those are known."""
 
     t_ns: Ints
     step_j: Floats
@@ -80,6 +211,7 @@ class _Excerpt:
 
 
 def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
+    """A third around the first span's start, a third around the last span's end, a third around the middle."""
     t_ns, step, known = timeline.t_ns, np.diff(timeline.energy_j), ~timeline.unknown
     if timeline.rail.kind == "counter":
         fresh = np.append(True, (step > 0) | ~known)
@@ -89,79 +221,51 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
         t_ns, step, known = t_ns[kept], np.diff(timeline.energy_j[kept]), np.diff(broken[kept]) == 0
     if len(step) <= ROWS:
         return _Excerpt(t_ns, step, known)
-    power = step / np.diff(t_ns)
-    changes = np.concatenate([[0.0], np.cumsum(np.abs(np.diff(power, prepend=power[:1])))])
-    busy = Stretches(*busy_stretches(occupancy))
-    ends = np.concatenate([busy.start_ns[:1], busy.end_ns[-1:]])
-    edge = np.clip(np.searchsorted(t_ns, ends) - ROWS // 4, 0, len(step) - ROWS // 2)
-    chosen = np.zeros(len(step), bool)
-    for low in edge if len(ends) else [int(np.argmax(changes[ROWS:] - changes[:-ROWS]))]:
-        chosen[low : low + ROWS // 2] = True
-    first = np.flatnonzero(chosen)
-    keep = np.unique(np.concatenate([first, first + 1]))
+    middles = np.array([occupancy.start_ns.min(), (occupancy.start_ns.min() + occupancy.end_ns.max()) // 2, occupancy.end_ns.max()])
+    lows = np.clip(np.searchsorted(t_ns, middles) - ROWS // 6, 0, len(step) - ROWS // 3)
+    keep = np.unique(np.concatenate([np.arange(low, low + ROWS // 3 + 1) for low in lows]))
     joined = np.diff(keep) == 1
-    return _Excerpt(t_ns[keep], np.where(joined, step[np.minimum(keep[:-1], len(step) - 1)], 0.0),
-                    joined & known[np.minimum(keep[:-1], len(step) - 1)])
+    return _Excerpt(t_ns[keep], np.where(joined, step[keep[:-1]], 0.0), joined & known[keep[:-1]])
 
 
-def _best(timeline: Timeline, occupancy: Occupancy, lags: Ints, spans: Ints) -> Response:
-    """The likeliest of all pairs of ``lags`` and ``spans`` (one span of 0: a counter)."""
-    part = _excerpt(timeline, occupancy)
-    counter = timeline.rail.kind == "counter"
-    stamps = part.t_ns if counter else part.t_ns[1:][part.known]
-    back = np.unique((lags[:, None] + (0 if counter else np.append(0, spans))[None, :] if not counter else lags[:, None]).ravel())
-    gathered = _gathered(occupancy, stamps, back)
-    place = {int(each): at for at, each in enumerate(back)}
-    best, top = Response(int(lags[0]), int(spans[0])), -np.inf
-    middle = stamps.astype(np.float64) - float(stamps[0])
-    for span in spans.tolist():
-        for lag in lags.tolist():
-            if counter:
-                rows = np.diff(gathered[place[lag]], axis=0)[part.known]
-                score = _likelihood(rows, np.diff(part.t_ns)[part.known] / 1e9, part.step_j[part.known], middle[1:][part.known], True)
-            else:
-                rows = gathered[place[lag]] - gathered[place[lag + span]]
-                watts = (part.step_j / np.diff(part.t_ns) * 1e9)[part.known]
-                score = _likelihood(rows / (span / 1e9), np.ones(len(rows)), watts, middle, False)
-            if score > top:
-                best, top = Response(int(lag), int(span)), score
-    return best
+def _busiest(occupancy: Occupancy) -> Ints:
+    """Which of SITES + 1 columns each site goes to."""
+    length = np.bincount(occupancy.column, weights=occupancy.end_ns - occupancy.start_ns, minlength=len(occupancy.sites))
+    columns = np.full(len(occupancy.sites), SITES)
+    columns[np.argsort(-length)[:SITES]] = np.arange(min(SITES, len(occupancy.sites)))
+    return columns
 
 
-def _gathered(occupancy: Occupancy, stamps: Ints, back: Ints) -> Floats:
-    """Seconds that each site has run by ``stamps − back``: shape (back, stamps, sites), the rarest sites as one."""
+def _group_calls(occupancy: Occupancy, columns: Ints) -> Floats:
+    length = (occupancy.end_ns - occupancy.start_ns) / 1e9
+    at = columns[occupancy.column]
+    once, twice = (np.bincount(at, weights=length**power, minlength=SITES + 1) for power in (1, 2))
+    return np.divide(twice, once, out=np.full(SITES + 1, 1e-3), where=once > 0)
+
+
+def _gathered(occupancy: Occupancy, columns: Ints, stamps: Ints, back: Ints) -> Floats:
+    """Seconds that each column has run by ``stamps − back``: shape (back, stamps, columns)."""
     times = stamps[None, :] - back[:, None]
     edges = np.unique(times)
     if len(edges) < 2:
-        return np.zeros((len(back), len(stamps), 1))
+        return np.zeros((len(back), len(stamps), SITES + 1))
     fine = seconds_between(occupancy, edges)
-    total = np.asarray(fine.sum(axis=0)).ravel()
-    most = np.argsort(-total)[:24]
-    rest = np.setdiff1d(np.flatnonzero(total > 0), most)
-    dense = fine[:, most].toarray()
-    if len(rest):
-        dense = np.column_stack([dense, np.asarray(fine[:, rest].sum(axis=1)).ravel()])
-    busy = Stretches(*busy_stretches(occupancy)).seconds_between(edges)
-    table = np.concatenate([np.zeros((1, dense.shape[1] + 1)), np.cumsum(np.column_stack([dense, busy]), axis=0)])
-    return table[np.searchsorted(edges, times)]
+    group = sparse.csr_matrix((np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), SITES + 1))
+    table = np.concatenate([np.zeros((1, SITES + 1)), np.cumsum((fine @ group).toarray(), axis=0)])
+    return np.asarray(table[np.searchsorted(edges, times)])
 
 
-def _likelihood(rows: Floats, lengths: Floats, joules: Floats, middle: Floats, chained: bool) -> float:
-    """Log likelihood of readings under powers of the sites, an idle with a trend, and errors of unknown size.
-
-    The powers are pulled towards a common one, so that many sites cannot explain what a few would not. A counter's
-    errors are those of its stamps and of its calls in equal parts, the former in chains.
-    """
-    busy, sites = rows[:, -1], rows[:, :-1]
-    trend = (middle - middle.mean()) / max(np.ptp(middle), 1.0)
-    columns = np.column_stack([busy, sites, lengths, lengths * trend])
-    target = joules
-    if chained:
+def _likelihood(made: Design, counter: bool) -> float:
+    """Log likelihood at a glance: powers pulled towards a common one, errors of one unknown size, in chains if a counter's."""
+    seconds = made.seconds.toarray()
+    scale = 1.0 if counter else 1 / made.windows.length_s[:, None]
+    columns = np.column_stack([seconds.sum(axis=1), seconds, made.idle]) * scale
+    target = made.windows.energy_j * (1.0 if counter else scale[:, 0])
+    if counter:
         columns, target = _unchained(columns), _unchained(target[:, None])[:, 0]
-    ridge = np.full(columns.shape[1], 1e-12)
     total = columns.T @ columns
-    ridge[1 : 1 + sites.shape[1]] = 0.02 * max(float(np.diag(total)[1 : 1 + sites.shape[1]].max(initial=0.0)), 1e-12)
-    ridge += 1e-9 * max(float(np.diag(total).max()), 1e-12)
+    ridge = np.full(columns.shape[1], 1e-9 * max(float(np.diag(total).max()), 1e-12))
+    ridge[1 : 1 + seconds.shape[1]] += 0.02 * max(float(np.diag(total)[1 : 1 + seconds.shape[1]].max(initial=0.0)), 1e-12)
     pull = columns.T @ target
     factor = linalg.cho_factor(total + np.diag(ridge))
     left = float(target @ target - pull @ linalg.cho_solve(factor, pull))
@@ -170,6 +274,4 @@ def _likelihood(rows: Floats, lengths: Floats, joules: Floats, middle: Floats, c
 
 def _unchained(columns: Floats, theta: float = 0.7) -> Floats:
     """Each row plus θ times what the rows before it left: takes a moving average of −θ out of the errors."""
-    from scipy.signal import lfilter
-
-    return np.asarray(lfilter([1.0], [1.0, -theta], columns, axis=0))
+    return np.asarray(signal.lfilter([1.0], [1.0, -theta], columns, axis=0))
