@@ -8,7 +8,6 @@ The names below are imported when they are first used, so that ``import joulemet
 """
 
 from importlib import import_module
-from typing import Any
 
 _HOME = {
     "Energy": "joulemeter.ledger",
@@ -19,6 +18,8 @@ _HOME = {
     "Run": "joulemeter.run",
     "attribute": "joulemeter.attribution",
     "load": "joulemeter.run",
+    "load_ipython_extension": "joulemeter.jupyter",
+    "unload_ipython_extension": "joulemeter.jupyter",
     "metered": "joulemeter.meter",
 }
 
@@ -31,11 +32,13 @@ __all__ = [
     "Run",
     "attribute",
     "load",
+    "load_ipython_extension",
     "metered",
+    "unload_ipython_extension",
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     try:

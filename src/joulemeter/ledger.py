@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 from joulemeter.reading import Rail, outermost
 from joulemeter.span import Site
 from joulemeter.timeline import Gap
+from joulemeter.units import joules
 
 CONSERVATION = 1e-9
 """Relative error within which a rail's parts add up to its whole."""
@@ -156,9 +158,16 @@ class Ledger:
             parts = each.attributed_j + each.idle.energy_j + each.unattributed_j
             assert abs(parts - whole) <= CONSERVATION * max(1.0, abs(whole)), (each.rail.name, parts, whole)
             exclusive = math.fsum(
-                entry.exclusive.energy_j for site in self.sites for entry in site.rails if entry.rail == each.rail.id
+                entry.exclusive.energy_j
+                for site in self.sites
+                for entry in site.rails
+                if entry.rail == each.rail.id
             )
             assert abs(exclusive - each.attributed_j) <= CONSERVATION * max(1.0, abs(whole)), each.rail.name
+
+    def _repr_html_(self) -> str:
+        """The ledger as a table, for notebooks."""
+        return "".join(_html_table(rail, self.sites) for rail in self.rails) or "<p>Nothing was metered.</p>"
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``joulemeter report --format json`` prints."""
@@ -169,6 +178,32 @@ class Ledger:
             "total": self.total.to_json(),
             "notes": list(self.notes),
         }
+
+
+def _html_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
+    entries = [(s.site, s.calls, e) for s in sites for e in s.rails if e.rail == rail.rail.id and e.resolved]
+    entries.sort(key=lambda each: -each[2].exclusive.energy_j)
+    rows = [
+        (escape(site.name), f"{calls:,}", *_html_figures(entry.exclusive))
+        for site, calls, entry in entries[:20]
+    ]
+    rows.append(("idle", "", *_html_figures(rail.idle)))
+    rows.append(("unattributed, or below resolution", "", joules(_rest_j(rail, entries)), ""))
+    rows.append(("<b>total</b>", "", *_html_figures(rail.energy)))
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    heads = "".join(f"<th>{head}</th>" for head in ("site", "calls", "energy", "95 % interval"))
+    caption = f"{escape(rail.rail.name)}, {rail.rail.origin}"
+    return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_figures(energy: Energy) -> tuple[str, str]:
+    return joules(energy.energy_j), f"{joules(energy.low_j)} – {joules(energy.high_j)}"
+
+
+def _rest_j(rail: RailLedger, shown: list[tuple[Site, int, SiteRail]]) -> float:
+    return (
+        rail.energy.energy_j - rail.idle.energy_j - math.fsum(e.exclusive.energy_j for _, _, e in shown[:20])
+    )
 
 
 def number(value: float) -> float | None:

@@ -132,6 +132,17 @@ class Meter:
             lines.append(timeline.from_readings(rail, readings["t_ns"][mine], readings["value"][mine]))
         return energy_between(lines, start_ns, end_ns)
 
+    @property
+    def origin(self) -> str:
+        """Where its energies come from: ``measured``, or ``estimated`` where nothing answers; or several."""
+        from joulemeter import rawfiles, run
+
+        if self._run is not None:
+            rails = self._run.rails
+        else:
+            rails = rawfiles.read_rails(self._folder / run.RAW) if self._folder is not None else ()
+        return ", ".join(sorted({rail.origin for rail in rails})) or "nothing metered"
+
     # ── after it ─────────────────────────────────────────────────────────────────────────────────────
 
     @property

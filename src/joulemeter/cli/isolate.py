@@ -43,11 +43,11 @@ def command(
       joulemeter isolate torch:mm --setup "import torch; x = torch.rand(512, 512)" --args "x, x"
       joulemeter isolate mymodel:small mymodel:large --ci 2%
     """
-    from joulemeter import calls, comparison, units
+    from joulemeter import calls, comparison, sources, units
     from joulemeter.isolate import isolate_all, machine
 
     made = calls.named(functions, setup, arguments)
-    with machine(source.split(",") if source else None) as stage:
+    with machine(sources.split_specs(source) if source else None) as stage:
         found = isolate_all(made, stage, ci=units.parse_fraction(ci), limit_s=units.parse_seconds(limit))
     results = list(found.values())
     pairs = [comparison.difference(results[0].energy, other.energy) for other in results[1:]]

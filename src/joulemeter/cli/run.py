@@ -96,7 +96,7 @@ def command(
         supervisor.supervise,
         what,
         launcher=[*(["--api", api] if api is not None else []), "--level", level],
-        specs=source.split(",") if source is not None else sources.default_specs(),
+        specs=sources.split_specs(source) if source is not None else sources.default_specs(),
         period_ns=None if period is None else round(units.parse_seconds(period) * 1e9),
         idle_s=units.parse_seconds(idle),
     )

@@ -64,6 +64,18 @@ def open_spec(spec: str) -> Source:
     return source
 
 
+def split_specs(text: str) -> list[str]:
+    """The specs of a comma-separated list; a word with ``=`` goes on the argument of the spec before it:
+    ``rapl,simulated:idle=20,busy=100`` is two."""
+    specs: list[str] = []
+    for word in filter(None, text.split(",")):
+        if specs and "=" in word and ":" not in word:
+            specs[-1] += "," + word
+        else:
+            specs.append(word)
+    return specs
+
+
 def default_specs() -> list[str]:
     """What to meter with where nobody says: every meter of this machine that answers, else the estimate."""
     return list(discover().specs)
