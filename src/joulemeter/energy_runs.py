@@ -1,0 +1,270 @@
+"""Runs read from files: the layout of the published study's table, or a sweep's Parquet data set.
+
+Columns are known by either name: ``energy_j`` or ``std_energy_J``, ``time_s`` or ``run_time_s``. Inputs,
+outputs and rows may be missing where ``dataset`` is one of the study's. What cannot be used is left out
+and counted, never guessed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from joulemeter import butter, topology
+from joulemeter.device import MemoryLevel
+from joulemeter.errors import DatasetError, UsageError
+from joulemeter.models.hierarchy.training import Runs, Training
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Array = np.ndarray[Any, Any]
+Levels = dict[str, tuple[MemoryLevel, ...]]
+
+ENERGY = ("std_energy_J", "energy_j")
+TIME = ("run_time_s", "time_s")
+LOSS = ("test_loss", "loss")
+FINISHED = ("", "done", "ok", "finished", "complete", "completed", "success")
+CONFIGURATION = (
+    "dataset",
+    "shape",
+    "size",
+    "depth",
+    "inputs",
+    "outputs",
+    "rows",
+    "batch_size",
+    "epochs",
+    "widths",
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs, and whether they are in the study's layout, hence on the study's nodes."""
+
+    runs: Runs
+    published: bool
+
+
+def read(path: Path) -> Table:
+    """The runs in a CSV or Parquet file, or in a folder of Parquet parts.
+
+    Raises DatasetError where the file is not there, lacks a column or holds no usable run.
+    """
+    table = _arrow(path)
+    names = set(table.column_names)
+    missing = [name for name in ("device", "dataset", "shape", "size", "depth") if name not in names]
+    missing += [ENERGY[1]] if not names & set(ENERGY) else []
+    if missing:
+        raise DatasetError(
+            f"{path}: lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            "a file in the layout of docs/energy-model.md",
+        )
+    columns = {name: _values(table, name) for name in table.column_names}
+    runs = _runs(columns, table.num_rows)
+    if not len(runs):
+        raise DatasetError(f"{path}: no usable run ({'; '.join(runs.left_out) or 'it is empty'})")
+    return Table(runs, ENERGY[0] in names)
+
+
+def levels_of(table: Table, given: Sequence[str] = ()) -> Levels:
+    """Memory levels of each device: given as ``DEVICE=L1:32768,…,DRAM``, the study's node, or this host.
+
+    Raises UsageError where a description does not parse.
+    """
+    found: Levels = dict(parse_levels(text) for text in given)
+    for device in table.runs.devices:
+        if device in found:
+            continue
+        if table.published and device in butter.NODES:
+            found[device] = butter.NODES[device]
+        else:
+            found[device] = _of_this_host(device)
+    return found
+
+
+def parse_levels(text: str) -> tuple[str, tuple[MemoryLevel, ...]]:
+    """``cpu=L1:32768,L2:1048576,DRAM`` as a device and its levels; the last level needs no size."""
+    device, _, rest = text.partition("=")
+    try:
+        parts = [part.partition(":") for part in rest.split(",")]
+        levels = [MemoryLevel(name.strip(), float(size)) for name, _, size in parts[:-1]]
+    except ValueError:
+        raise UsageError(f"'{text}' does not say memory levels", "cpu=L1:32768,L2:1048576,DRAM") from None
+    if not device or not parts[-1][0].strip():
+        raise UsageError(f"'{text}' does not say memory levels", "cpu=L1:32768,L2:1048576,DRAM")
+    return device.strip(), (*levels, MemoryLevel(parts[-1][0].strip(), float("inf")))
+
+
+def _of_this_host(device: str) -> tuple[MemoryLevel, ...]:
+    from joulemeter import host
+
+    name = device if device.startswith("cuda") else "cpu"
+    levels = host.device(name, measure=False).levels
+    return (*levels[:-1], MemoryLevel(levels[-1].name if levels else "memory", float("inf")))
+
+
+def _arrow(path: Path) -> pyarrow.Table:
+    import pyarrow
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        if path.is_dir():
+            parts = [pyarrow.parquet.ParquetFile(part).read() for part in sorted(path.rglob("*.parquet"))]
+            if not parts:
+                raise DatasetError(f"{path}: has no Parquet part", "the folder that a sweep wrote")
+            return _flat(pyarrow.concat_tables(parts, promote_options="permissive"))
+        if path.suffix == ".parquet":
+            return _flat(pyarrow.parquet.ParquetFile(path).read())
+        return pyarrow.csv.read_csv(path)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: is not there") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DatasetError(f"{path}: cannot be read ({error})") from error
+
+
+def _flat(table: pyarrow.Table) -> pyarrow.Table:
+    """The table with the JSON objects of a ``facts`` column as columns, where it does not have them."""
+    import pyarrow
+
+    if "facts" not in table.column_names:
+        return table
+    facts = [json.loads(text) if text else {} for text in table["facts"].to_pylist()]
+    for name in sorted({key for each in facts for key in each}):
+        values = [each.get(name) for each in facts]
+        values = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
+        position = table.column_names.index(name) if name in table.column_names else None
+        try:
+            column = pyarrow.array(values)
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+            column = pyarrow.array([None if value is None else str(value) for value in values])
+        if position is None:
+            table = table.append_column(name, column)
+        else:
+            table = table.set_column(position, name, column)
+    return table
+
+
+def _values(table: pyarrow.Table, name: str) -> Array:
+    column = table[name]
+    if str(column.type).startswith("list"):
+        return np.array([json.dumps(value) if value is not None else "" for value in column.to_pylist()])
+    values = column.to_numpy(zero_copy_only=False)
+    if values.dtype == object:
+        return np.asarray(column.cast("string").fill_null("").to_numpy(zero_copy_only=False), dtype=str)
+    return np.asarray(values)
+
+
+def _number(columns: dict[str, Array], names: Sequence[str], length: int) -> Array:
+    for name in names:
+        if name in columns:
+            values = columns[name]
+            if values.dtype.kind == "U":
+                values = np.array([float(text) if text else np.nan for text in values])
+            return values.astype(float)
+    return np.full(length, np.nan)
+
+
+def _runs(columns: dict[str, Array], length: int) -> Runs:
+    energy, time = _number(columns, ENERGY, length), _number(columns, TIME, length)
+    status = columns.get("status", np.full(length, ""))
+    finished = np.isin(status, FINISHED)
+    counted = np.isfinite(energy) & (energy > 0)
+    trainings, which, unknown = _trainings(columns, length)
+    known = which >= 0
+    keep = finished & counted & known
+    left_out = [
+        *_saying(~finished, "did not finish"),
+        *_saying(finished & ~counted, "have no energy above zero"),
+        *[f"{count} runs: {reason}" for reason, count in sorted(unknown.items())],
+    ]
+    origins = np.unique(columns["origin"][keep]) if "origin" in columns else np.array(["measured"])
+    used, index = np.unique(which[keep], return_inverse=True)
+    return Runs(
+        tuple(trainings[int(k)] for k in used),
+        index.astype(np.int64),
+        columns["device"][keep].astype(str),
+        energy[keep],
+        np.where(time > 0, time, np.nan)[keep],
+        _number(columns, LOSS, length)[keep],
+        "+".join(str(origin) for origin in origins) or "measured",
+        tuple(left_out),
+    )
+
+
+def _saying(rows: Array, reason: str) -> list[str]:
+    return [f"{int(rows.sum())} runs {reason}"] if rows.any() else []
+
+
+def _trainings(columns: dict[str, Array], length: int) -> tuple[list[Training], Array, dict[str, int]]:
+    """The distinct trainings, each row's index into them (−1: not one), and why rows are not one."""
+    first, which = _distinct([columns[name] for name in CONFIGURATION if name in columns], length)
+    counts = np.bincount(which, minlength=len(first))
+    trainings: list[Training] = []
+    place = np.full(len(first), -1)
+    unknown: dict[str, int] = {}
+    for k, row in enumerate(first):
+        values = {name: columns[name][row] for name in CONFIGURATION if name in columns}
+        try:
+            training = _training(values)
+        except (UsageError, ValueError, OverflowError) as error:
+            reason = str(error)
+            unknown[reason] = unknown.get(reason, 0) + int(counts[k])
+            continue
+        place[k] = len(trainings)
+        trainings.append(training)
+    return trainings, place[which], unknown
+
+
+def _distinct(columns: Sequence[Array], length: int) -> tuple[Array, Array]:
+    """First row of each distinct combination, and the combination of each row."""
+    key = np.zeros(length, dtype=np.int64)
+    for column in columns:
+        values, code = np.unique(column, return_inverse=True)
+        key = np.unique(key * len(values) + code, return_inverse=True)[1].astype(np.int64)
+    _, first, which = np.unique(key, return_index=True, return_inverse=True)
+    return first, which
+
+
+def _training(values: dict[str, Any]) -> Training:
+    dataset = str(values["dataset"])
+    facts = butter.DATASETS.get(dataset)
+    have = {name: _integer(values.get(name)) for name in ("inputs", "outputs", "rows")}
+    if None in have.values():
+        if facts is None:
+            raise UsageError(
+                f"the data set '{dataset}' is not known and its inputs, outputs or rows are not given"
+            )
+        have = {name: value or getattr(facts, name) for name, value in have.items()}
+    inputs, outputs, rows = (int(have[name] or 0) for name in ("inputs", "outputs", "rows"))
+    shape, depth, size = str(values["shape"]), int(values["depth"]), int(values["size"])
+    text = str(values.get("widths") or "")
+    widths = json.loads(text) if text else None
+    if widths is None:
+        widths = topology.solve(shape, depth=depth, size=size, inputs=inputs, outputs=outputs).widths
+    return Training(
+        dataset=dataset,
+        shape=shape,
+        size=size,
+        depth=depth,
+        inputs=inputs,
+        outputs=outputs,
+        widths=tuple(int(width) for width in widths),
+        rows=rows,
+        batch_size=_integer(values.get("batch_size")) or butter.BATCH_SIZE,
+        epochs=_integer(values.get("epochs")) or butter.EPOCHS,
+    )
+
+
+def _integer(value: Any) -> int | None:
+    if value is None or value == "" or math.isnan(float(value)):
+        return None
+    return int(float(value))

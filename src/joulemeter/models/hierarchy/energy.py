@@ -1,0 +1,224 @@
+"""The energy model of one device: physics, an optional learned correction, and calibrated intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulemeter.device import MemoryLevel
+from joulemeter.errors import PredictorError
+from joulemeter.models.hierarchy import effects, physics
+from joulemeter.models.hierarchy.effects import Effects
+from joulemeter.models.hierarchy.physics import Physics
+from joulemeter.models.hierarchy.terms import design
+from joulemeter.models.hierarchy.training import Runs, Training
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+FEWEST_RUNS = 8
+COVERAGE = 0.9
+FOLDS = 8
+KEPT = 4000
+"""Runs that validation and the correction look at; the physics is fitted to all."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a model is made of: whether time × power stands beside joules, and which effects correct it."""
+
+    through_time: bool
+    correction: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """As a person would say it."""
+        ways = "joules, averaged with seconds × watts" if self.through_time else "joules"
+        return f"{ways}; correction by {', '.join(self.correction) or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class Base:
+    """Physics of joules, and where times are known, physics of seconds with effects on the watts."""
+
+    joules: Physics
+    seconds: Physics | None
+    watts: Effects | None
+
+    def log_energy(
+        self, trainings: Sequence[Training], counts: Floats, only: Sequence[str] | None = None
+    ) -> Floats:
+        """Log of the energy in joules, shape (n,): the mean of both ways where both exist."""
+        direct = np.log(np.maximum(self.joules.predict(counts), 1e-12))
+        if self.seconds is None or self.watts is None:
+            return direct
+        time = np.log(np.maximum(self.seconds.predict(counts), 1e-12))
+        return np.asarray(0.5 * (direct + time + self.watts.predict(trainings, only)))
+
+
+@dataclass(frozen=True)
+class EnergyModel:
+    """A device's energy model. ``low`` and ``high`` are log offsets that bound 90 % of validated errors.
+
+    ``shift`` is taken off the log energy so that the mean relative error, which punishes too much more
+    than too little, is smallest. ``validated`` holds the mean relative error of each choice that was
+    tried, from folds within the fitted runs.
+    """
+
+    device: str
+    levels: tuple[MemoryLevel, ...]
+    base: Base
+    correction: Effects | None
+    choices: Choices
+    shift: float
+    low: float
+    high: float
+    runs: int
+    validated: dict[str, float]
+
+    def predict(
+        self, trainings: Sequence[Training], *, only: Sequence[str] | None = None
+    ) -> tuple[Floats, Floats, Floats]:
+        """Energy, and the bounds of its 90 % interval, in joules, each of shape (n,).
+
+        ``only`` names the groups of effects to correct by, None being all that were learned.
+        """
+        counts = design(trainings, self.levels)
+        log = self.base.log_energy(trainings, counts, only) - self.shift
+        if self.correction is not None:
+            log = log + self.correction.predict(trainings, only)
+        return np.exp(log), np.exp(log + self.low), np.exp(log + self.high)
+
+
+def fit(runs: Runs, levels: Sequence[MemoryLevel], *, bootstrap: int = 0, seed: int = 0) -> EnergyModel:
+    """The model of one device's ``runs``. Raises PredictorError where there are too few.
+
+    The choices (``CANDIDATES``) are compared on folds of the given runs alone: whole data sets left out
+    where there are four or more, random eighths otherwise. The best one's errors there calibrate the
+    interval. With ``bootstrap`` the costs get intervals from that many resamplings.
+    """
+    devices = runs.devices
+    if len(devices) != 1 or len(runs) < FEWEST_RUNS:
+        raise PredictorError(
+            f"{len(runs)} runs on {', '.join(devices) or 'no device'} make no energy model",
+            f"at least {FEWEST_RUNS} runs of one device",
+        )
+    pooled = runs.pooled()
+    return _Fit(pooled, tuple(levels), seed).model(bootstrap)
+
+
+CANDIDATES = (
+    Choices(False, ()),
+    Choices(False, effects.STRUCTURE),
+    Choices(True, ()),
+    Choices(True, effects.STRUCTURE),
+    Choices(True, effects.STRUCTURE + effects.SMOOTH),
+)
+
+
+class _Fit:
+    """One fit at work: the runs with their counts, and a sample of them for validation."""
+
+    def __init__(self, runs: Runs, levels: tuple[MemoryLevel, ...], seed: int) -> None:
+        self.runs, self.levels, self.seed = runs, levels, seed
+        random = np.random.default_rng(seed)
+        self.trainings = [runs.trainings[int(k)] for k in runs.which]
+        self.counts = design(self.trainings, levels)
+        self.log_energy = np.log(runs.energy_j)
+        kept = random.permutation(len(runs))[:KEPT]
+        self.kept = np.sort(kept)
+        self.folds = folds(runs.groups[self.kept], random)
+
+    def base(self, rows: Rows, through_time: bool) -> Base:
+        counts = self.counts[rows]
+        joules = physics.fit(counts, self.runs.energy_j[rows])
+        if not through_time:
+            return Base(joules, None, None)
+        trainings = [self.trainings[k] for k in rows[:KEPT]]
+        watts = self.log_energy[rows[:KEPT]] - np.log(self.runs.time_s[rows[:KEPT]])
+        return Base(
+            joules,
+            physics.fit(counts, self.runs.time_s[rows]),
+            effects.fit(trainings, watts, effects.STRUCTURE + effects.SMOOTH),
+        )
+
+    def log_base(self, base: Base, rows: Rows) -> Floats:
+        return base.log_energy([self.trainings[k] for k in rows], self.counts[rows])
+
+    def correction(self, rows: Rows, residual: Floats, groups: tuple[str, ...]) -> Effects:
+        return effects.fit([self.trainings[k] for k in rows], residual, groups)
+
+    def unseen_residual(self, through_time: bool) -> Floats:
+        """Log energy less the base's, each kept run predicted by a base that never saw its fold."""
+        residual = np.zeros(len(self.kept))
+        for fold in range(self.folds.max() + 1):
+            out = self.folds == fold
+            base = self.base(self.kept[~out], through_time)
+            residual[out] = self.log_energy[self.kept[out]] - self.log_base(base, self.kept[out])
+        return residual
+
+    def unseen_correction(self, residual: Floats, groups: tuple[str, ...]) -> Floats:
+        """The correction of each kept run, learned from the residuals of the other folds."""
+        corrected = np.zeros(len(residual))
+        for fold in range(self.folds.max() + 1):
+            out = self.folds == fold
+            found = self.correction(self.kept[~out], residual[~out], groups)
+            corrected[out] = found.predict([self.trainings[k] for k in self.kept[out]])
+        return corrected
+
+    def model(self, bootstrap: int) -> EnergyModel:
+        timed = bool(np.isfinite(self.runs.time_s).all())
+        tried: dict[Choices, Floats] = {}
+        residuals = {way: self.unseen_residual(way) for way in ([False, True] if timed else [False])}
+        for choices in CANDIDATES:
+            if choices.through_time in residuals:
+                residual = residuals[choices.through_time]
+                tried[choices] = residual - self.unseen_correction(residual, choices.correction)
+        scores = {choices: relative_error(errors - best_shift(errors)) for choices, errors in tried.items()}
+        best = min(scores, key=lambda choices: scores[choices])
+        shift = best_shift(tried[best])
+        low, high = np.quantile(tried[best] + shift, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+        everything = np.arange(len(self.runs))
+        base = self.base(everything, best.through_time)
+        if bootstrap:
+            base = self.with_intervals(base, bootstrap)
+        return EnergyModel(
+            device=self.runs.devices[0],
+            levels=self.levels,
+            base=base,
+            correction=self.correction(self.kept, residuals[best.through_time], best.correction),
+            choices=best,
+            shift=shift,
+            low=float(low),
+            high=float(high),
+            runs=len(self.runs),
+            validated={choices.words: score for choices, score in scores.items()},
+        )
+
+    def with_intervals(self, base: Base, repeats: int) -> Base:
+        joules = physics.with_intervals(
+            base.joules, self.counts, self.runs.energy_j, repeats=repeats, seed=self.seed
+        )
+        return Base(joules, base.seconds, base.watts)
+
+
+def folds(groups: NDArray[np.str_], random: np.random.Generator) -> NDArray[np.int64]:
+    """A fold for each run, shape (n,): its data set where there are four or more, else a random eighth."""
+    names, number = np.unique(groups, return_inverse=True)
+    if len(names) >= 4:
+        return np.asarray(number, dtype=np.int64)
+    return np.asarray(random.permutation(len(groups)) % min(FOLDS, len(groups)), dtype=np.int64)
+
+
+def relative_error(log_error: Floats) -> float:
+    """Mean |predicted / true − 1| where ``log_error`` is log(true) − log(predicted)."""
+    return float(np.abs(np.expm1(-log_error)).mean())
+
+
+def best_shift(log_error: Floats) -> float:
+    """What to take off the log predictions so that their mean relative error is smallest, within ±0.2."""
+    shifts = np.linspace(-0.2, 0.2, 161)
+    return float(shifts[np.argmin([relative_error(log_error + shift) for shift in shifts])])

@@ -1,0 +1,81 @@
+"""Terms: the columns of the energy model, each a count that physics multiplies by a cost ≥ 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from joulemeter.device import MemoryLevel
+from joulemeter.models.hierarchy.training import Training
+from joulemeter.models.hierarchy.working_sets import level_bytes
+
+Floats = NDArray[np.float64]
+
+WIDTHS = (1, 2, 4, 16, 28, 40, 64, 256, 4096, 2**23)
+"""Knots of the cost of a layer against its width: libraries begin to share a layer among threads at
+some tens of neurons, and a layer's calls then cost several times more (docs/energy-model.md)."""
+VECTOR = 4
+"""float32 numbers in the shortest vector register: a layer whose width is no multiple leaves a remainder."""
+SHARED = 32
+"""Hidden width from which an addition is long enough to be shared among threads, which costs more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A column: its name, and the unit of its count; a cost is joules (or seconds) per unit."""
+
+    name: str
+    unit: str
+
+
+def terms(levels: Sequence[MemoryLevel]) -> list[Term]:
+    """The columns for a device with these memory levels, in the order of ``design``."""
+    return [
+        Term("start", "run"),
+        Term("epoch", "epoch"),
+        Term("batch", "batch"),
+        *[Term(f"layer of width {width}", "layer and batch") for width in WIDTHS],
+        Term("layer of odd width", "layer and batch"),
+        Term("residual addition", "addition and batch"),
+        Term("shared residual addition", "addition and batch"),
+        Term("arithmetic", "FLOP"),
+        Term("activations", "byte"),
+        *[Term(level.name, "byte") for level in levels],
+    ]
+
+
+def design(trainings: Sequence[Training], levels: Sequence[MemoryLevel]) -> Floats:
+    """Counts of every term for whole trainings, shape (trainings, terms), all ≥ 0."""
+    return np.array([_counts(training, levels) for training in trainings])
+
+
+def _counts(training: Training, levels: Sequence[MemoryLevel]) -> list[float]:
+    steps = training.epochs * training.batches
+    widths = np.asarray(training.widths, dtype=float)
+    activations = 4.0 * widths.sum() * training.samples * training.epochs
+    return [
+        1.0,
+        float(training.epochs),
+        steps,
+        *(steps * hats(np.log2(widths), np.log2(WIDTHS)).sum(axis=0)),
+        steps * sum(width % VECTOR != 0 for width in training.widths[:-1]),
+        steps * training.additions,
+        steps * training.additions * (training.widths[-2] > SHARED),
+        training.flops,
+        activations,
+        *(steps * level_bytes(training, levels)),
+    ]
+
+
+def hats(values: Floats, knots: Floats) -> Floats:
+    """Linear interpolation weights, shape (values, knots): rows ≥ 0 that sum to 1; clamped at the ends."""
+    right = np.clip(np.searchsorted(knots, values, side="right"), 1, len(knots) - 1)
+    share = np.clip((values - knots[right - 1]) / (knots[right] - knots[right - 1]), 0.0, 1.0)
+    weights = np.zeros((len(values), len(knots)))
+    rows = np.arange(len(values))
+    weights[rows, right - 1] = 1.0 - share
+    weights[rows, right] = share
+    return weights
