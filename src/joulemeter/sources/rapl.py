@@ -292,7 +292,7 @@ def find_zones(root: Path) -> list[Zone]:
 
     Takes the flat layout of the class folder (links) as well as the nested one of the devices.
     """
-    patterns = ("*:*", "*/*:*", "*/*/*:*")
+    patterns = ("*/*/*:*", "*/*:*", "*:*")  # the shortest way to a folder is kept
     folders = {folder.name: folder for pattern in patterns for folder in root.glob(pattern)}
     zones = [zone for folder in folders.values() if (zone := _zone(folder)) is not None]
     return _without_twins(sorted(zones, key=lambda zone: (zone.control, zone.numbers)))
