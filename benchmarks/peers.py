@@ -56,7 +56,9 @@ SCENARIOS = (
     Scenario("windows of 100 ms, bursts", "bursts", windows=((0.1, 20),)),
     Scenario("windows of 1 s", windows=((1.0, 4),)),
     Scenario("a wrap inside", fault="wrap", fault_from_s=1.6),
-    Scenario("one read of eleven fails", windows=((10.6, 1),), fault="empty", fault_from_s=5.2, fault_to_s=6.25),
+    Scenario(
+        "one read of eleven fails", windows=((10.6, 1),), fault="empty", fault_from_s=5.2, fault_to_s=6.25
+    ),
     Scenario("a counter only root may read", fault="forbidden"),
     Scenario("a domain that vanishes", fault="vanish", fault_from_s=1.6, fault_to_s=1e9, dram_w=10.0),
     Scenario("memory beside the package", dram_w=10.0),
@@ -104,7 +106,10 @@ def mount_tree(links: Path) -> None:
     """Lays the class folder over /sys/class/powercap; where that does not exist, rebuilds /sys/class around it."""
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
     if not POWERCAP.exists():
-        classes = {entry.name: os.readlink(entry) if entry.is_symlink() else None for entry in POWERCAP.parent.iterdir()}
+        classes = {
+            entry.name: os.readlink(entry) if entry.is_symlink() else None
+            for entry in POWERCAP.parent.iterdir()
+        }
         real = links.parent / "sys-class"
         real.mkdir(exist_ok=True)
         subprocess.run(["mount", "--rbind", POWERCAP.parent, real], check=True)
@@ -153,7 +158,11 @@ def write_counters(work: Path, scenario: Scenario, stop: Callable[[], bool]) -> 
         if now - due_ns > LATE_NS:
             os.write(late, b"%d %d\n" % (due_ns, now))
         now -= now % 1_000_000
-        if not scheduled_ns and (scheduled_ns := int(os.pread(control, 32, 0) or 0)) and scenario.fault == "wrap":
+        if (
+            not scheduled_ns
+            and (scheduled_ns := int(os.pread(control, 32, 0) or 0))
+            and scenario.fault == "wrap"
+        ):
             lead_s = (scheduled_ns - first_ns) / 1e9 + scenario.fault_from_s
             package.start_j = RANGE_UJ / 1e6 - BUSY_W * lead_s
         before_s = ((scheduled_ns or now) - first_ns) / 1e9
@@ -164,7 +173,9 @@ def write_counters(work: Path, scenario: Scenario, stop: Callable[[], bool]) -> 
         else:
             package.show(BUSY_W * before_s + package_j(scenario, elapsed_s))
         if dram is not None:
-            dram.vanish() if broken and scenario.fault == "vanish" else dram.show(scenario.dram_w * (before_s + elapsed_s))
+            dram.vanish() if broken and scenario.fault == "vanish" else dram.show(
+                scenario.dram_w * (before_s + elapsed_s)
+            )
 
 
 # ── the metered process ──────────────────────────────────────────────────────────────────────────────
@@ -228,7 +239,11 @@ def with_codecarbon(load: Load) -> list[Figure]:
     from codecarbon import OfflineEmissionsTracker
 
     tracker = OfflineEmissionsTracker(
-        country_iso_code="DEU", measure_power_secs=1, save_to_file=False, log_level="error", rapl_include_dram=True
+        country_iso_code="DEU",
+        measure_power_secs=1,
+        save_to_file=False,
+        log_level="error",
+        rapl_include_dram=True,
     )
     load.announce()
     figures: list[Figure] = []
@@ -301,7 +316,9 @@ def with_pyjoules(load: Load) -> list[Figure]:
         load.run(length_s)
         meter.stop()
         sample = meter.get_trace()[0]
-        figures.append(sum(value for name, value in sample.energy.items() if name[:4] in ("pack", "dram")) / 1e6)
+        figures.append(
+            sum(value for name, value in sample.energy.items() if name[:4] in ("pack", "dram")) / 1e6
+        )
     return figures
 
 
@@ -311,7 +328,11 @@ def with_carbontracker(load: Load) -> list[Figure]:
 
     tracker = CarbonTracker(
         # One epoch more than there are: after the last one it forgets what it measured.
-        epochs=len(load.lengths_s) + 1, epochs_before_pred=0, update_interval=1, components="cpu", verbose=0
+        epochs=len(load.lengths_s) + 1,
+        epochs_before_pred=0,
+        update_interval=1,
+        components="cpu",
+        verbose=0,
     )
     time.sleep(1.0)
     load.announce()
@@ -368,7 +389,11 @@ class Outcome:
         if self.words:
             return self.words
         shown = sorted(self.errors, key=abs)
-        worst = f"{shown[-1]:+.2%}" if abs(shown[-1]) < 10 else f"{self.seen_j[0]:,.0f} J for {self.true_j[0]:,.0f} J"
+        worst = (
+            f"{shown[-1]:+.2%}"
+            if abs(shown[-1]) < 10
+            else f"{self.seen_j[0]:,.0f} J for {self.true_j[0]:,.0f} J"
+        )
         text = worst if len(shown) == 1 else f"{shown[len(shown) // 2]:+.2%}, worst of {len(shown)} {worst}"
         return text if not self.covered or all(self.covered) else f"{text} (outside its interval)"
 
@@ -423,7 +448,9 @@ def run_one(tool: str, number: int, work: Path, python: Path) -> Outcome:
         write_counters(work, scenario, lambda: os.getppid() != parent)
         os._exit(0)
     try:
-        powerless = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if scenario.fault == "forbidden" else []
+        powerless = (
+            ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if scenario.fault == "forbidden" else []
+        )
         command = [*powerless, str(python), __file__, "--measure", tool, str(number), str(work), str(result)]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=180, check=False)
         lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
@@ -498,7 +525,9 @@ def main() -> None:
         return
     if not given.inside:
         if os.geteuid() != 0:
-            sys.exit("peers.py needs root, for a mount namespace of its own. Try: sudo python benchmarks/peers.py")
+            sys.exit(
+                "peers.py needs root, for a mount namespace of its own. Try: sudo python benchmarks/peers.py"
+            )
         os.execvp("unshare", ["unshare", "-m", sys.executable, *sys.argv, "--inside"])
     numbers = [int(number) for number in given.scenarios.split(",")]
     compare(given.workdir, given.tools.split(","), numbers, given.output)

@@ -31,7 +31,9 @@ def powercap_tree(root: Path, zones: dict[str, tuple[str, int]], range_uj: int =
 
 @pytest.fixture
 def specs(tmp_path: Path) -> dict[str, str]:
-    tree = powercap_tree(tmp_path / "powercap", {"intel-rapl:0": ("package-0", 5), "intel-rapl:0:0": ("core", 3)})
+    tree = powercap_tree(
+        tmp_path / "powercap", {"intel-rapl:0": ("package-0", 5), "intel-rapl:0:0": ("core", 3)}
+    )
     (tmp_path / "table.csv").write_text(TABLE)
     return {
         "estimate": "estimate",
@@ -87,7 +89,12 @@ class TestEverySource:
 
     def test_only_a_meter_says_measured(self, name, specs):
         origins = {rail.origin for rail in opened(name, specs).rails}
-        expected = {"estimate": "estimated", "nvml": "simulated", "simulated": "simulated", "replay": "replayed"}
+        expected = {
+            "estimate": "estimated",
+            "nvml": "simulated",
+            "simulated": "simulated",
+            "replay": "replayed",
+        }
         assert origins == {expected.get(name, "measured")}
 
 
@@ -113,7 +120,9 @@ def test_another_packages_source_is_found_by_its_entry_point(tmp_path, monkeypat
     (tmp_path / "otherpackage.py").write_text("from joulemeter.sources.simulated import open\n")
     (tmp_path / "otherpackage-1.0.dist-info").mkdir()
     (tmp_path / "otherpackage-1.0.dist-info" / "METADATA").write_text("Name: otherpackage\nVersion: 1.0\n")
-    (tmp_path / "otherpackage-1.0.dist-info" / "entry_points.txt").write_text("[joulemeter.sources]\nwall = otherpackage\n")
+    (tmp_path / "otherpackage-1.0.dist-info" / "entry_points.txt").write_text(
+        "[joulemeter.sources]\nwall = otherpackage\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     sources._foreign.cache_clear()
     try:
@@ -133,7 +142,9 @@ def test_without_a_meter_the_estimate_is_used_and_every_refusal_is_told(monkeypa
         monkeypatch.setattr(module, "open", refuse)
     found = sources.discover()
     assert (found.specs, found.metered) == (("estimate",), False)
-    assert [(refusal.spec, refusal.remedy) for refusal in found.refusals] == [(n, "buy one") for n in sources.meters()]
+    assert [(refusal.spec, refusal.remedy) for refusal in found.refusals] == [
+        (n, "buy one") for n in sources.meters()
+    ]
 
 
 def test_a_meter_that_answers_leaves_no_room_for_an_estimate(monkeypatch):

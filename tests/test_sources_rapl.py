@@ -62,7 +62,9 @@ def test_memory_lies_beside_its_package_and_package_10_is_not_package_1(tmp_path
     assert list(nesting(source).items()) == [
         (f"{kind}-{socket}", None) for socket in (0, 1, 10) for kind in ("package", "dram")
     ]
-    total = sum(reading.value for reading in source.read() if source.rails[reading.rail] in outermost(source.rails))
+    total = sum(
+        reading.value for reading in source.read() if source.rails[reading.rail] in outermost(source.rails)
+    )
     assert total == pytest.approx(7.7)
 
 
@@ -279,7 +281,11 @@ def test_a_frozen_counter_is_read_again_after_a_while_and_never_stamped_ahead(tm
 
 
 @settings(max_examples=25, deadline=None)
-@given(start_uj=st.integers(0, 262_143_328_850), seed=st.integers(0, 99), range_uj=st.sampled_from([262_143_328_850, 65_532_610_987]))
+@given(
+    start_uj=st.integers(0, 262_143_328_850),
+    seed=st.integers(0, 99),
+    range_uj=st.sampled_from([262_143_328_850, 65_532_610_987]),
+)
 def test_a_wrap_wherever_it_falls_costs_no_joule(start_uj, seed, range_uj):
     with tempfile.TemporaryDirectory() as folder:
         tree = powercap_tree(Path(folder), ONE, range_uj)

@@ -95,7 +95,6 @@ _CASCADE_LAKE_STEPPING = 5
 """Model 85 is Skylake up to stepping 4, Cascade Lake from 5 (Cooper Lake, 10 and up, has no row)."""
 
 
-
 def curve_of(cpuinfo: str) -> Curve:
     """The power curve of the processor that ``cpuinfo`` (the text of ``/proc/cpuinfo``) tells of."""
     name, reason = _microarchitecture(_first_processor(cpuinfo))
