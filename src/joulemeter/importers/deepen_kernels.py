@@ -50,7 +50,7 @@ def read(path: Path) -> Imported:
         if reason:
             lost[f"{row.get('kernel', '?')}: {reason}"] += 1
         else:
-            records.append(_record(row, path.name))
+            records.append(record(row, path.name))
     return Imported(
         tuple(records), tuple(f"{count} row(s) of {what}" for what, count in sorted(lost.items()))
     )
@@ -97,7 +97,8 @@ def _reason_to_leave_out(row: Mapping[str, Any]) -> str | None:
     return None if _size(row) or _dimension(row, "CIN") else "no configuration"
 
 
-def _record(row: Mapping[str, Any], source: str) -> Record:
+def record(row: Mapping[str, Any], source: str) -> Record:
+    """A row in the published words as a record."""
     published = str(row["kernel"])
     family = FAMILIES.get(published, published)
     shape = _shape(family, row)

@@ -1,9 +1,9 @@
 """IrEne (Cao et al., ACL 2021): transformer energies at three levels, a folder of CSV files.
 
 ``<device>_ml1`` and ``<device>_ml2`` hold primitives (layers; matrix products and softmax),
-``<device>_module`` modules, ``<device>_model`` whole networks. ``flops`` is in millions, ``mem_bytes`` in MiB (of
-traffic; its share of reads and writes is not said, so it stands as read), ``times_mean`` in seconds,
-``energy_mean`` in joules at the wall.
+``<device>_module`` modules, ``<device>_model`` whole networks. ``flops`` is in millions, ``mem_bytes`` in
+MiB (of traffic; its share of reads and writes is not said, so it stands as read), ``times_mean`` in
+seconds, ``energy_mean`` in joules at the wall.
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ from scipy.optimize import minimize
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Array = "NDArray[np.float64]"
-
 TUNE_ROWS = 400
 """Rows that the hyperparameters are tuned on; more would cost cubically and change them little."""
 KEEP_ROWS = 1500
@@ -36,7 +34,7 @@ _PRIOR_NOISE = (np.log(0.02), 1.5)
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameters:
-    """Log variance of the Matérn part, log length scales (d,), log variances of the linear part and the noise."""
+    """Logs: variance of the Matérn part, length scales (d,), variance of the linear part, of the noise."""
 
     amplitude: float
     lengths: NDArray[np.float64]
@@ -55,9 +53,9 @@ class Hyperparameters:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process conditioned on rows: ``inputs`` (n, d) standardised, ``weights`` K⁻¹y (n,), ``factor`` (n, n)
-    the lower Cholesky factor of K, ``loo_mean`` and ``loo_variance`` (n,) the leave-one-out prediction of
-    each row's target, noise included; all in the target's own unit."""
+    """A process conditioned on rows: ``inputs`` (n, d) and ``target`` (n,) standardised, ``noise`` (n,) known
+    beforehand, ``weights`` K⁻¹y (n,), ``factor`` (n, n) the lower Cholesky factor of K. ``rows`` (n,) are the
+    numbers of the rows it was conditioned on, of those given to ``fit``."""
 
     hyper: Hyperparameters
     centre: NDArray[np.float64]
@@ -67,8 +65,36 @@ class Process:
     inputs: NDArray[np.float64]
     target: NDArray[np.float64]
     noise: NDArray[np.float64]
+    rows: NDArray[np.int64]
     weights: NDArray[np.float64]
     factor: NDArray[np.float64]
+
+    @staticmethod
+    def conditioned(
+        hyper: Hyperparameters,
+        centre: NDArray[np.float64],
+        spread: NDArray[np.float64],
+        offset: float,
+        unit: float,
+        inputs: NDArray[np.float64],
+        target: NDArray[np.float64],
+        noise: NDArray[np.float64],
+        rows: NDArray[np.int64],
+    ) -> Process:
+        """The process of these rows; raises numpy.linalg.LinAlgError where they make no covariance."""
+        matrix = covariance(hyper, inputs, inputs)
+        matrix[np.diag_indices_from(matrix)] += noise + np.exp(hyper.noise) + _JITTER
+        factor = np.asarray(cholesky(matrix, lower=True), np.float64)
+        weights = np.asarray(cho_solve((factor, True), target), np.float64)
+        return Process(hyper, centre, spread, offset, unit, inputs, target, noise, rows, weights, factor)
+
+    def without(self, held: NDArray[np.bool_]) -> Process:
+        """The process that has not seen the rows for which ``held`` (by row number) is true."""
+        keep = ~held[self.rows]
+        return Process.conditioned(
+            self.hyper, self.centre, self.spread, self.offset, self.unit,
+            self.inputs[keep], self.target[keep], self.noise[keep], self.rows[keep],
+        )  # fmt: skip
 
     def predict(self, features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean (m,) and variance (m,) of new targets, noise of a usual row included; ``features`` (m, d)."""
@@ -88,35 +114,31 @@ class Process:
         return self.offset + self.unit * mean, self.unit**2 * variance
 
 
-def covariance(
-    hyper: Hyperparameters, a: NDArray[np.float64], b: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def covariance(hyper: Hyperparameters, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Prior covariance (n, m) of standardised inputs ``a`` (n, d) and ``b`` (m, d), noise left out."""
     radius = np.sqrt(5 * _squared(hyper, a, b))
     matern = np.exp(hyper.amplitude) * (1 + radius + radius**2 / 3) * np.exp(-radius)
-    return matern + np.exp(hyper.linear) * (1 + a @ b.T)
+    return np.asarray(matern + np.exp(hyper.linear) * (1 + a @ b.T), np.float64)
 
 
-def _squared(
-    hyper: Hyperparameters, a: NDArray[np.float64], b: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _squared(hyper: Hyperparameters, a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     scale = np.exp(-hyper.lengths)
     a, b = a * scale, b * scale
-    return np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0.0)
+    return np.asarray(np.maximum((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T, 0.0))
 
 
 def fit(
     features: NDArray[np.float64],
     target: NDArray[np.float64],
     known_variance: NDArray[np.float64] | None = None,
-    robust: int = 2,
+    robust: int = 1,
     seed: int = 0,
 ) -> Process:
     """The process of ``target`` (n,) on ``features`` (n, d).
 
-    ``known_variance`` (n,) is noise known beforehand (rounding, a record's own interval), in the target's unit
-    squared. ``robust`` times the rows that their neighbours do not foresee are given more noise (Student's t by
-    reweighting). Hyperparameters are at the maximum of the posterior.
+    ``known_variance`` (n,) is noise known beforehand (rounding, a record's own interval), in the target's
+    unit squared. ``robust`` times, the rows that their neighbours do not foresee are given more noise
+    (Student's t by reweighting). Hyperparameters are at the maximum of the posterior.
     """
     centre, spread = features.mean(0), features.std(0)
     spread = np.where(spread > 1e-9 * (1 + np.abs(centre)), spread, 1.0)
@@ -124,15 +146,20 @@ def fit(
     unit = float(np.std(target)) or 1.0
     inputs, scaled = (features - centre) / spread, (target - offset) / unit
     known = np.zeros(len(target)) if known_variance is None else known_variance / unit**2
-    rows = np.random.default_rng(seed).permutation(len(target))
-    rows, tuned = np.sort(rows[:KEEP_ROWS]), np.sort(rows[:TUNE_ROWS])
-    hyper = _tune(inputs[tuned], scaled[tuned], known[tuned], _start(inputs.shape[1]))
-    process = _condition(hyper, centre, spread, offset, unit, inputs[rows], scaled[rows], known[rows])
+    order = np.random.default_rng(seed).permutation(len(target))
+    rows, tuned = np.sort(order[:KEEP_ROWS]), np.sort(order[:TUNE_ROWS])
+
+    def condition(hyper: Hyperparameters, noise: NDArray[np.float64]) -> Process:
+        return Process.conditioned(
+            hyper, centre, spread, offset, unit, inputs[rows], scaled[rows], noise[rows], rows
+        )
+
+    process = condition(_tune(inputs[tuned], scaled[tuned], known[tuned], _start(inputs.shape[1])), known)
     for _ in range(robust):
-        widened = np.zeros(len(target))
-        widened[rows] = known[rows] + _student(process, known[rows])
-        hyper = _tune(inputs[tuned], scaled[tuned], widened[tuned], hyper.vector())
-        process = _condition(hyper, centre, spread, offset, unit, inputs[rows], scaled[rows], widened[rows])
+        noise = known.copy()
+        noise[rows] += _student(process, known[rows])
+        hyper = _tune(inputs[tuned], scaled[tuned], noise[tuned], process.hyper.vector())
+        process = condition(hyper, noise)
     return process
 
 
@@ -140,29 +167,12 @@ def _start(dimensions: int) -> NDArray[np.float64]:
     return np.concatenate([[_PRIOR_AMPLITUDE[0]], np.full(dimensions, _PRIOR_LENGTH[0]), [-2.0, -4.0]])
 
 
-def _condition(
-    hyper: Hyperparameters,
-    centre: NDArray[np.float64],
-    spread: NDArray[np.float64],
-    offset: float,
-    unit: float,
-    inputs: NDArray[np.float64],
-    target: NDArray[np.float64],
-    noise: NDArray[np.float64],
-) -> Process:
-    matrix = covariance(hyper, inputs, inputs)
-    matrix[np.diag_indices_from(matrix)] += noise + np.exp(hyper.noise) + _JITTER
-    factor = cholesky(matrix, lower=True)
-    weights = cho_solve((factor, True), target)
-    return Process(hyper, centre, spread, offset, unit, inputs, target, noise, weights, factor)
-
-
 def _student(process: Process, known: NDArray[np.float64]) -> NDArray[np.float64]:
     """Extra noise (n,) of rows far from what the others say: E-step of a t distribution's scale mixture."""
     mean, variance = process.leave_one_out()
     deviation = (process.offset + process.unit * process.target - mean) / np.sqrt(variance)
     factor = np.maximum((STUDENT_NU + deviation**2) / (STUDENT_NU + 1), 1.0)
-    return (factor - 1) * (known + np.exp(process.hyper.noise))
+    return np.asarray((factor - 1) * (known + np.exp(process.hyper.noise)), np.float64)
 
 
 def _tune(

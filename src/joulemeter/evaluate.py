@@ -1,0 +1,141 @@
+"""Fits on one data set and tests on another: kernels by family, and whole networks."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from joulemeter.accuracy import Accuracy, measure
+from joulemeter.dataset import Dataset
+from joulemeter.errors import DatasetError
+from joulemeter.record import Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from joulemeter.models.predictor import Predictor
+
+NETWORK = "network"
+"""Whole networks stand under this name beside the families of kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Accuracy by family and over all; ``notes`` say what was left out or is doubtful."""
+
+    families: dict[str, Accuracy]
+    overall: Accuracy
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``joulemeter evaluate --json`` prints: fractions, null where unknown."""
+        return {
+            "families": {name: accuracy.to_json() for name, accuracy in self.families.items()},
+            "overall": self.overall.to_json(),
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Tested:
+    """Rows tested: the name they count under, what was measured, foreseen, and the interval's ends."""
+
+    names: list[str]
+    true: list[float]
+    value: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def evaluate(train: Dataset, test: Dataset, progress: Callable[[str], None] | None = None) -> Evaluation:
+    """The accuracy on ``test`` of a predictor that has seen ``train`` alone.
+
+    Raises DatasetError where ``train`` has nothing to learn from, or ``test`` nothing to test.
+    """
+    from joulemeter.models import learning
+
+    return assess(learning.fit(train.records, progress), test)
+
+
+def assess(predictor: Predictor, test: Dataset) -> Evaluation:
+    """The accuracy of ``predictor`` on the kernels and networks of ``test``."""
+    notes = [f"left out: {each}" for each in test.left_out]
+    others = [name for name in test.devices if name != predictor.device]
+    if others:
+        notes.append(f"learnt on '{predictor.device}', tested on {', '.join(map(repr, others))}")
+    tested = _Tested([], [], [], [], [])
+    _kernels(predictor, test, tested, notes)
+    _networks(predictor, test, tested, notes)
+    if not tested.names:
+        raise DatasetError(f"{test.name}: holds no kernel and no network with an energy to test on")
+    return _summed(tested, notes)
+
+
+def _kernels(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[str]) -> None:
+    kernels = [record for record in test.records if record.level == "kernel" and record.energy_j > 0]
+    left = sum(record.level == "kernel" for record in test.records) - len(kernels)
+    if left:
+        notes.append(f"{left} kernel(s) without an energy above zero left out")
+    if not kernels:
+        return
+    made = predictor.predict([r.kernel for r in kernels], [r.work for r in kernels])
+    strange = sorted({_name(r) for r, own in zip(kernels, made.own, strict=True) if not own})
+    if strange:
+        notes.append(f"families never learnt, priced by the pooled model: {', '.join(strange)}")
+    unpriced = sum(map(math.isnan, made.value))
+    if unpriced:
+        notes.append(f"{unpriced} kernel(s) could not be priced and are left out")
+    for record, value, low, high in zip(kernels, made.value, made.low, made.high, strict=True):
+        _add(tested, _name(record), record.energy_j, float(value), float(low), float(high))
+
+
+def _networks(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[str]) -> None:
+    import numpy as np
+
+    from joulemeter.models import learning
+
+    networks, amounts = learning.network_amounts(predictor, test.records)
+    present = sum(record.level == "model" for record in test.records)
+    if present > len(networks):
+        notes.append(
+            f"{present - len(networks)} network(s) left out: none of their kernels are in the data set"
+        )
+    values = predictor.overhead.predict(amounts)
+    reach = float(np.exp(predictor.overhead.spread))
+    for record, value in zip(networks, values, strict=True):
+        _add(tested, NETWORK, record.energy_j, float(value), float(value) / reach, float(value) * reach)
+
+
+def _name(record: Record) -> str:
+    """The name the data set itself uses for the family."""
+    return record.name or record.family
+
+
+def _add(tested: _Tested, name: str, true: float, value: float, low: float, high: float) -> None:
+    for column, figure in zip(
+        (tested.true, tested.value, tested.low, tested.high), (true, value, low, high), strict=True
+    ):
+        column.append(figure)
+    tested.names.append(name)
+
+
+def _summed(tested: _Tested, notes: list[str]) -> Evaluation:
+    import numpy as np
+
+    columns = [np.array(c) for c in (tested.true, tested.value, tested.low, tested.high)]
+    rows: dict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(tested.names):
+        rows[name].append(i)
+    families = {name: measure(*_taken(columns, mine)) for name, mine in sorted(rows.items())}
+    return Evaluation(families, measure(*_taken(columns, list(range(len(tested.names))))), tuple(notes))
+
+
+def _taken(
+    columns: list[NDArray[np.float64]], rows: list[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    true, value, low, high = (column[rows] for column in columns)
+    return true, value, low, high
