@@ -220,8 +220,8 @@ static void lane_announce(Lanes *s, Lane *l, PyObject *name) {
     Py_XDECREF(result);
 }
 
-static Lane *lanes_new_lane(Lanes *s) {
-    if (s->free_count) return s->free[--s->free_count];
+static Lane *lanes_new_lane(Lanes *s, int may_reuse) {
+    if (may_reuse && s->free_count) return s->free[--s->free_count];
     if (s->count == s->space) {
         size_t space = s->space ? 2 * s->space : 16;
         Lane **all = realloc(s->all, space * sizeof *all);
@@ -251,7 +251,14 @@ static Lane *lanes_thread_lane(Lanes *s) {
     PyObject *found = mine ? PyDict_GetItem(mine, s->key) : NULL;
     if (found)
         l = ((Holder *)found)->lane;
-    else if (mine && (l = lanes_new_lane(s))) {
+    else if (mine) {
+        PyObject *name = call_twin("thread_name");
+        /* The main thread's lane is its own; others come and go. */
+        l = lanes_new_lane(s, !name || PyUnicode_CompareWithASCIIString(name, "MainThread") != 0);
+        if (l) lane_announce(s, l, name);
+        Py_XDECREF(name);
+    }
+    if (mine && l && !found) {
         Holder *holder = PyObject_New(Holder, &HolderType);
         if (holder) {
             holder->lanes = (Lanes *)Py_NewRef(s);
@@ -260,9 +267,6 @@ static Lane *lanes_thread_lane(Lanes *s) {
             if (PyDict_SetItem(mine, s->key, (PyObject *)holder) < 0) PyErr_Clear();
             Py_DECREF(holder);
         }
-        PyObject *name = call_twin("thread_name");
-        lane_announce(s, l, name);
-        Py_XDECREF(name);
     }
     PyErr_Restore(type, value, trace);
     if (!l) {
@@ -330,7 +334,7 @@ static int lanes_hold_task(Lanes *s) {
     PyObject *task = running_task();
     if (!task) return 0;
     int known = PyDict_Contains(s->tasks, task);
-    Lane *l = known == 0 ? lanes_new_lane(s) : NULL;
+    Lane *l = known == 0 ? lanes_new_lane(s, 1) : NULL;
     if (l) {
         PyObject *number = PyLong_FromLong(l->number);
         known = number ? PyDict_SetItem(s->tasks, task, number) : -1;
@@ -1510,14 +1514,6 @@ static PyMethodDef module_methods[] = {
     {NULL},
 };
 
-static struct PyModuleDef module_def = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "joulemeter._recorder",
-    .m_doc = "The recorder's hot path; lanes.py and gates.py are its Python twins.",
-    .m_size = -1,
-    .m_methods = module_methods,
-};
-
 static PyObject *imported(const char *module, const char *name) {
     PyObject *from = PyImport_ImportModule(module);
     PyObject *found = from ? PyObject_GetAttrString(from, name) : NULL;
@@ -1525,14 +1521,14 @@ static PyObject *imported(const char *module, const char *name) {
     return found;
 }
 
-PyMODINIT_FUNC PyInit__recorder(void) {
+static int module_exec(PyObject *module) {
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_ImportError, "joulemeter._recorder serves the main interpreter alone");
-        return NULL;
+        return -1;
     }
     static const char *const texts[] = {"__call__", "__iter__", "__aiter__", "__await__", "__enter__", "__matmul__", "__next__"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
-        if (!names[i] && !(names[i] = PyUnicode_InternFromString(texts[i]))) return NULL;
+        if (!names[i] && !(names[i] = PyUnicode_InternFromString(texts[i]))) return -1;
     name_dunder = PyUnicode_InternFromString("__name__");
     PER_OBJECT = Py_NewRef(Py_True);
     partial_type = imported("functools", "partial");
@@ -1540,12 +1536,29 @@ PyMODINIT_FUNC PyInit__recorder(void) {
     PyTypeObject *types[] = {&HolderType, &LanesType, &GatesType, &GateType, &MeteredType, &ConsumerType,
                              &IteratorType, &StepsType, &AsyncIteratorType, &ManagerType};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (PyType_Ready(types[i]) < 0) return NULL;
-    PyObject *module = PyModule_Create(&module_def);
-    if (!module || !name_dunder || !partial_type || !generator_manager_type) return NULL;
+        if (PyType_Ready(types[i]) < 0) return -1;
+    if (!name_dunder || !partial_type || !generator_manager_type) return -1;
     if (PyModule_AddObjectRef(module, "Lanes", (PyObject *)&LanesType) < 0 ||
         PyModule_AddObjectRef(module, "Gates", (PyObject *)&GatesType) < 0 ||
         PyModule_AddObjectRef(module, "Gate", (PyObject *)&GateType) < 0)
-        return NULL;
-    return module;
+        return -1;
+    return 0;
 }
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "joulemeter._recorder",
+    .m_doc = "The recorder's hot path; lanes.py and gates.py are its Python twins.",
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__recorder(void) { return PyModuleDef_Init(&module_def); }

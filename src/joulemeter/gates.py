@@ -42,7 +42,7 @@ class Gates:
         self.classes: weakref.WeakKeyDictionary[type, dict[Any, Any]] = weakref.WeakKeyDictionary()
         self.objects: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
 
-    def decide(self, callee: Any) -> Any:
+    def decide(self, callee: Any) -> Any:  # noqa: PLR0911 - one line for each kind of callable
         """The API name of a callee; a rule (int) for a builtin that iterates; None: not metered."""
         kind = type(callee)
         if kind is types.FunctionType:
@@ -53,7 +53,9 @@ class Gates:
             return self._builtin(callee)
         if isinstance(callee, type):
             decision = self._class(callee, None, callee, callee)
-            return self.special.get(callee) if decision is None and callee.__module__ == "builtins" else decision
+            return (
+                self.special.get(callee) if decision is None and callee.__module__ == "builtins" else decision
+            )
         if kind in DESCRIPTORS:
             return self._class(callee.__objclass__, callee.__name__, callee.__name__, callee)
         if kind is functools.partial:
@@ -67,7 +69,7 @@ class Gates:
             thing = thing.gen
         for kind, frame in SUSPENDED.items():
             if type(thing) is kind:
-                home = getattr(getattr(thing, frame), "f_globals", {}).get("__name__")
+                home: Any = getattr(getattr(thing, frame), "f_globals", {}).get("__name__")
                 return self._named(home, thing.__qualname__, thing) if self._module(home) else None
         decision = self._class(type(thing), method, method, thing)
         return decision if isinstance(decision, str) else None
@@ -223,7 +225,9 @@ class Gate:
 
     def _consume(self, callee: Any, rule: int, /, *arguments: Any, **named: Any) -> Any:
         if rule & STEP:
-            decision = self._gates.use(arguments[0], "__iter__" if rule & 1 else "__next__") if arguments else None
+            decision = (
+                self._gates.use(arguments[0], "__iter__" if rule & 1 else "__next__") if arguments else None
+            )
             if decision is None:
                 return callee(*arguments, **named)
             return self.within(self.entry(decision), callee, *arguments)
@@ -305,7 +309,9 @@ class AsyncIterator:
         return self
 
     def __anext__(self) -> Any:
-        return Steps(self._gate, self._gate.within(self._entry, type(self._inner).__anext__, self._inner), self._entry)
+        return Steps(
+            self._gate, self._gate.within(self._entry, type(self._inner).__anext__, self._inner), self._entry
+        )
 
 
 class Manager:
@@ -357,7 +363,9 @@ def _drive(gate: Gate, thing: Any, entry: Entry) -> Any:
 
 USES: dict[int, Callable[[Gate, Any, Entry], Any]] = {
     ITER: lambda gate, thing, entry: Iterator(gate, thing, entry) if iterable(thing) else thing,
-    AITER: lambda gate, thing, entry: AsyncIterator(gate, thing, entry) if hasattr(type(thing), "__aiter__") else thing,
+    AITER: lambda gate, thing, entry: (
+        AsyncIterator(gate, thing, entry) if hasattr(type(thing), "__aiter__") else thing
+    ),
     AWAIT: _drive,
     YIELD_FROM: _drive,
     WITH: _manage,

@@ -24,13 +24,28 @@ CHUNK = 1 << 20
 RETRY_NS = 1_000_000_000
 """How long after a refused growth the next is tried."""
 LEAVE = -1
+NEVER_NS = 1 << 62
 
 
 class Lane:
     """One file of pairs. Not safe against threads: a lane has one writer at a time."""
 
-    __slots__ = ("at", "depth", "dropped", "from_ns", "lost", "map", "number", "open", "path", "retry_ns")
-    __slots__ += ("room", "size", "start", "view", "why")
+    __slots__ = (
+        "at",
+        "dropped",
+        "from_ns",
+        "lost",
+        "map",
+        "number",
+        "open",
+        "path",
+        "retry_ns",
+        "room",
+        "size",
+        "start",
+        "view",
+        "why",
+    )
 
     def __init__(self, number: int, path: str) -> None:
         self.number = number
@@ -82,6 +97,8 @@ class Lane:
 
     def drop(self) -> None:
         self.lost += 1
+        if self.retry_ns == NEVER_NS:
+            return
         self.dropped += 1
         self.from_ns = self.from_ns or time.monotonic_ns()
 
@@ -123,14 +140,14 @@ class Lane:
     def abandon(self) -> None:
         """In a forked child: the file is the parent's, and no more is written to it."""
         self.unmap()
-        self.open, self.lost, self.room, self.retry_ns = [], 0, 0, 1 << 62
+        self.open, self.lost, self.room, self.retry_ns = [], 0, 0, NEVER_NS
 
     def close(self) -> None:
         """Gives back the room that was not used."""
         written = self.start + 8 * self.at
         self.unmap()
-        self.room = 0
-        self.retry_ns = 1 << 62
+        self.open, self.lost, self.room = [], 0, 0
+        self.retry_ns = NEVER_NS
         if self.size:
             os.truncate(self.path, written)
 
@@ -222,14 +239,16 @@ class Lanes:
             return self._local.holder.lane  # type: ignore[no-any-return]
 
     def _new(self, name: str) -> Lane:
-        """A lane for a new thread or task: one whose thread has ended, else a fresh one."""
-        if self._free:
+        """A lane for a new thread or task: one whose thread has ended, else a fresh one.
+
+        The main thread's lane is its own."""
+        if self._free and name != "MainThread":
             return self._free.pop()
         number = len(self._all)
         lane = Lane(number, f"{self._folder}/lane-{os.getpid()}-{number}.bin")
         self._all.append(lane)
         if self._closed:
-            lane.retry_ns = 1 << 62
+            lane.retry_ns = NEVER_NS
         else:
             self._named(number, name)
         return lane

@@ -89,7 +89,9 @@ def check_apis(apis: tuple[str, ...]) -> None:
 
             known = {module.name for module in pkgutil.iter_modules()} | sys.stdlib_module_names
             near = difflib.get_close_matches(top, sorted(known), n=3)
-            raise UsageError(f"the API '{api}' cannot be imported: there is no package '{top}'", " or ".join(near) or None)
+            raise UsageError(
+                f"the API '{api}' cannot be imported: there is no package '{top}'", " or ".join(near) or None
+            )
 
 
 def command(arguments: list[str]) -> list[str]:
@@ -275,7 +277,12 @@ def prepare_path(plan: Plan, compiler: Compiler) -> Program:
     path_first(folder)
     compiler.own(folder)
     path = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
-    values = {"__loader__": SourceFileLoader("__main__", path), "__spec__": None, "__file__": path, "__cached__": None}
+    values = {
+        "__loader__": SourceFileLoader("__main__", path),
+        "__spec__": None,
+        "__file__": path,
+        "__cached__": None,
+    }
     if path.endswith(".ipynb"):
         return Program(list(cells(path, compiler)), values)
 

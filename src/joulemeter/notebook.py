@@ -28,7 +28,9 @@ def read(path: str, say: Callable[[str], None]) -> list[Cell]:
             cells = json.load(file)["cells"]
             found = [Cell(number, text(cell["source"])) for number, cell in numbered(cells)]
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} is not a notebook of version 4 ({type(error).__name__}: {error})") from error
+            raise UsageError(
+                f"{path} is not a notebook of version 4 ({type(error).__name__}: {error})"
+            ) from error
     return [Cell(cell.number, without_magics(cell, path, say)) for cell in found]
 
 

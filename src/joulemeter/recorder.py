@@ -1,8 +1,8 @@
 """Writes spans to the raw folder of a run: what a tracer's sink is made of.
 
 The hot path (``enter``, ``exit``, the gate of rewritten calls) is the extension ``joulemeter._recorder``
-where it was built, else its Python twins ``lanes`` and ``gates`` (together: ``pure``); this file is the one place that
-chooses. Files are opened to be appended to, and closed: the script may close every descriptor it
+where it was built, else its Python twins ``lanes`` and ``gates`` (together: ``pure``); this file is the
+one place that chooses. Files are opened to be appended to, and closed: the script may close every descriptor it
 finds, or change directory, without touching ours.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 try:
     from joulemeter import _recorder as engine
 except ImportError:
-    from joulemeter import pure as engine  # type: ignore[no-redef]
+    from joulemeter import pure as engine
 
 ADDED = struct.Struct("<5q")
 """One span given whole: lane number, site, start_ns, end_ns, parent site or −1."""
@@ -225,6 +225,11 @@ def append(path: Path, data: bytes) -> None:
 
 
 _living: weakref.WeakSet[Recorder] = weakref.WeakSet()
+
+
+def living() -> list[Recorder]:
+    """The recorders of this process that have not been closed."""
+    return list(_living)
 
 
 def _after_fork_in_child() -> None:

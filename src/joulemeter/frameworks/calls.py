@@ -15,35 +15,10 @@ import types
 from collections.abc import Iterable
 from typing import Any
 
-from joulemeter.frameworks import describe, tracing
+from joulemeter.frameworks import tracing
+from joulemeter.frameworks.describe import Seen
+from joulemeter.frameworks.libraries import ALSO, KNOWN, PUBLIC
 from joulemeter.span import SpanSink
-
-KNOWN = frozenset(
-    """accelerate bitsandbytes catboost cupy datasets deepspeed dgl diffusers einops equinox fastai flax gluonts
-    haiku jax keras keras_cv keras_hub keras_nlp lightgbm lightning mlx mxnet onnx onnxruntime optax orbax paddle
-    peft pytorch_lightning sentence_transformers sklearn tensorflow tensorflow_addons tensorflow_datasets
-    tensorflow_hub tensorflow_probability tf_keras tflite_runtime thinc timm tinygrad torch torch_geometric
-    torchaudio torchmetrics torchtext torchvision tqdm transformers triton trl ultralytics xgboost""".split()
-)
-"""Deep-learning libraries (and ``tqdm``, through which loaders are iterated): metered where a script
-imports them, if no API is named."""
-
-ALSO = {
-    "jax": ("jaxlib",),
-    "tensorflow": ("keras", "_pywrap_tensorflow"),
-    "lightning": ("pytorch_lightning", "lightning_fabric"),
-    "numpy": ("_multiarray_umath",),
-}
-"""Packages that implement what another one offers."""
-
-PUBLIC = {
-    "torch": """torch torch.nn.functional torch.nn torch.nn.init torch.nn.utils torch.optim torch.linalg torch.fft
-    torch.special torch.utils.data torch.autograd torch.sparse torch.signal.windows torch.distributions torch.cuda
-    torch.cuda.amp torch.amp torch.jit torch.distributed""".split(),
-    "keras": "keras.layers keras.ops keras.optimizers keras.losses keras.metrics keras.datasets keras.utils".split(),
-    "jax": "jax jax.numpy jax.nn jax.lax jax.random jax.scipy jax.tree jax.tree_util".split(),
-}
-"""Where users know a thing from, when its own module is one that nobody imports."""
 
 PER_OBJECT = True
 """An answer: each object of this class is to be asked about."""
@@ -74,7 +49,7 @@ class Judge:
         self._chosen = tuple(apis)
         self._prefixes: tuple[str, ...] = ()
         self._packages: frozenset[str] = frozenset()
-        self._seen: dict[int, describe.Seen] = {}
+        self._seen: dict[int, Seen] = {}
         self._traced: set[str] = set()
         self._take(self._chosen)
 
@@ -99,7 +74,7 @@ class Judge:
         """The API name of a function of a module that ``module`` let pass; None: not metered."""
         if self._reads(module):
             return READER
-        name = qualname or getattr(callee, "__name__", "")
+        name = qualname or str(getattr(callee, "__name__", ""))
         return self._if_metered(public_name(module, name, callee), module)
 
     def owner(self, kind: type, method: str | None, callee: Any) -> Any:
@@ -171,7 +146,9 @@ class Judge:
             self._of(site).traced = True
         return site
 
-    def describe(self, site: int, count: int, values: tuple[Any, ...], names: tuple[str, ...] | None, callee: Any) -> None:
+    def describe(
+        self, site: int, count: int, values: tuple[Any, ...], names: tuple[str, ...] | None, callee: Any
+    ) -> None:
         """Takes note of the arguments of one call, the ``count``-th of its site."""
         seen = self._of(site)
         seen.take(count, values, names or (), callee)
@@ -187,8 +164,8 @@ class Judge:
         """Gives ``function`` the code that its author wrote."""
         tracing.restore(function)
 
-    def _of(self, site: int) -> describe.Seen:
-        return self._seen.setdefault(site, describe.Seen())
+    def _of(self, site: int) -> Seen:
+        return self._seen.setdefault(site, Seen())
 
 
 def covers(prefix: str, name: str) -> bool:
@@ -206,13 +183,20 @@ def offers(base: type, method: str) -> bool:
     """Whether a class itself defines a method; iteration may also be by index, and next goes with iter."""
     if method in base.__dict__:
         return True
-    return method in ("__iter__", "__next__") and ("__getitem__" in base.__dict__ or "__iter__" in base.__dict__)
+    return method in ("__iter__", "__next__") and (
+        "__getitem__" in base.__dict__ or "__iter__" in base.__dict__
+    )
 
 
 def answers_itself(kind: type) -> bool:
     """Whether instances may name another module than their class does: caches, compiled functions."""
-    return kind is functools._lru_cache_wrapper or "__module__" in kind.__dict__.get("__slots__", ()) or (
-        not kind.__flags__ & 1 << 9 and kind.__module__ not in ("builtins", "types", "functools", "operator")
+    return (
+        kind is functools._lru_cache_wrapper
+        or "__module__" in kind.__dict__.get("__slots__", ())
+        or (
+            not kind.__flags__ & 1 << 9
+            and kind.__module__ not in ("builtins", "types", "functools", "operator")
+        )
     )
 
 
@@ -227,7 +211,7 @@ def prefixes(module: str) -> tuple[str, ...]:
     places where users know things of that library from."""
     parts = module.split(".")
     found = [".".join(parts[: end + 1]) for end in range(len(parts))]
-    known = PUBLIC.get(parts[0].removesuffix("lib"), [])
+    known = PUBLIC.get(parts[0].removesuffix("lib"), ())
     return tuple(name for name in dict.fromkeys([*found, *known]) if "._" not in name)
 
 

@@ -15,7 +15,8 @@ import os
 import stat
 import sys
 
-from joulemeter.frameworks.rewrite import Compiled, Place, compiled as compile_rewritten
+from joulemeter.frameworks.rewrite import Compiled, Place
+from joulemeter.frameworks.rewrite import compiled as compile_rewritten
 
 VERSION = b"1"
 """Raised whenever the rewriting changes."""
@@ -56,7 +57,12 @@ def is_ours(status: os.stat_result) -> bool:
 def digest(source: bytes | str, filename: str, flags: int) -> str:
     """The name of an entry."""
     data = source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")
-    parts = (VERSION, importlib.util.MAGIC_NUMBER, sys.version.encode(), filename.encode("utf-8", "surrogateescape"))
+    parts = (
+        VERSION,
+        importlib.util.MAGIC_NUMBER,
+        sys.version.encode(),
+        filename.encode("utf-8", "surrogateescape"),
+    )
     settings = b"%d %d" % (flags, sys.flags.optimize)
     whole = hashlib.blake2b(digest_size=20)
     for part in (*parts, settings, data):

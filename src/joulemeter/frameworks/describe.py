@@ -7,7 +7,9 @@ record us.)
 
 from __future__ import annotations
 
+import math
 import sys
+import weakref
 from typing import Any
 
 LONGEST = 64
@@ -77,7 +79,9 @@ def describe(value: Any, depth: int = 0) -> Description:
     if kind is bytes:
         return ("bytes", len(value), ())
     if kind in (list, tuple, set, frozenset, dict):
-        items = () if depth else tuple(describe(each, 1) for each, _ in zip(value, range(ITEMS), strict=False))
+        items = (
+            () if depth else tuple(describe(each, 1) for each, _ in zip(value, range(ITEMS), strict=False))
+        )
         return (kind.__name__, len(value), items)
     return describe_array(value, kind)
 
@@ -99,7 +103,7 @@ def is_array(value: Any) -> bool:
     return value is not None and reader_of(type(value)) is not None
 
 
-_readers: dict[type, Any] = {}
+_readers: weakref.WeakKeyDictionary[type, Any] = weakref.WeakKeyDictionary()
 
 
 def reader_of(kind: type) -> Any:
@@ -113,8 +117,6 @@ def reader_of(kind: type) -> Any:
             break
     if found is read_torch and kind.__module__.partition(".")[0] != "torch":
         found = None  # a subclass of the user's may answer attributes itself
-    if len(_readers) > 1024:
-        _readers.clear()
     _readers[kind] = found
     return found
 
@@ -125,7 +127,12 @@ def read_torch(value: Any) -> tuple[Any, ...]:
         shape = tuple(value.shape)
         if not all(type(length) is int for length in shape):
             raise ValueError("a symbolic shape")
-        return shape, str(value.dtype).removeprefix("torch."), str(value.device), value.nelement() * value.element_size()
+        return (
+            shape,
+            str(value.dtype).removeprefix("torch."),
+            str(value.device),
+            value.nelement() * value.element_size(),
+        )
 
 
 def read_numpy(value: Any) -> tuple[Any, ...]:
@@ -139,7 +146,12 @@ def read_tensorflow(value: Any) -> tuple[Any, ...]:
     elements = 1
     for length in shape:
         elements *= length
-    return shape, value.dtype.name, str(value.device).rpartition("/device:")[2].lower(), elements * value.dtype.size
+    return (
+        shape,
+        value.dtype.name,
+        str(value.device).rpartition("/device:")[2].lower(),
+        elements * value.dtype.size,
+    )
 
 
 def read_jax(value: Any) -> tuple[Any, ...]:
@@ -166,6 +178,7 @@ def as_json(what: Description) -> dict[str, Any]:
         return {"type": what[0], "length": what[1], "items": [as_json(item) for item in what[2]]}
     if len(what) == 2:
         value = what[1]
-        plain = value if not isinstance(value, float | complex) or value == value and abs(value) != float("inf") else str(value)
-        return {"type": what[0], "value": str(plain) if isinstance(plain, complex) else plain}
+        # JSON has no complex numbers, no infinities and no NaN.
+        plain = isinstance(value, float) and math.isfinite(value) or not isinstance(value, float | complex)
+        return {"type": what[0], "value": value if plain else str(value)}
     return {"type": what[0]}

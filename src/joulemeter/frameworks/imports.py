@@ -36,7 +36,7 @@ class Sources:
         try:
             made = (codecache.compiled if cached else compiled)(source, filename, flags)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            plain = compile(source, filename, "exec", flags, dont_inherit=True)
+            plain: CodeType = compile(source, filename, "exec", flags, dont_inherit=True)
             self.unmetered[filename] = f"{type(error).__name__}: {error}"
             self._say(f"joulemeter: {filename} runs unmetered: {self.unmetered[filename]}")
             return plain
@@ -53,7 +53,9 @@ class Sources:
 
         return self.fill(made, filename, place)
 
-    def fill(self, made: Compiled, filename: str, place: Callable[[Place], tuple[Any, ...]] | None = None) -> CodeType:
+    def fill(
+        self, made: Compiled, filename: str, place: Callable[[Place], tuple[Any, ...]] | None = None
+    ) -> CodeType:
         """Puts the gates into compiled code; ``place`` says where each stands, if not in ``filename``."""
         if self._judge.imported(made.imports):
             self._gates.forget()
@@ -73,7 +75,9 @@ class Finder:
         self._folders = tuple(os.path.realpath(folder) + os.sep for folder in folders)
         self._names = frozenset(names)
 
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> Any:
         """Python's own spec with a loader that rewrites; None for what is not the program's."""
         if name.partition(".")[0] in NEVER:
             return None
@@ -88,7 +92,11 @@ class Finder:
             return True
         where = os.path.realpath(str(spec.origin))
         inside = next((where[len(folder) :] for folder in self._folders if where.startswith(folder)), None)
-        return inside is not None and not any(part in FOREIGN for part in inside.split(os.sep)) and not own_library(where)
+        return (
+            inside is not None
+            and not any(part in FOREIGN for part in inside.split(os.sep))
+            and not own_library(where)
+        )
 
 
 NEVER = frozenset({"joulemeter"})

@@ -16,7 +16,18 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 MARK = "\0joulemeter gate "
-KINDS = ("call", "iter", "aiter", "await", "yield from", "with", "with calls", "async with", "matmul", "imatmul")
+KINDS = (
+    "call",
+    "iter",
+    "aiter",
+    "await",
+    "yield from",
+    "with",
+    "with calls",
+    "async with",
+    "matmul",
+    "imatmul",
+)
 """What a gate stands before; the engine knows them by index."""
 CALL, ITER, AITER, AWAIT, YIELD_FROM, WITH, WITH_CALLS, ASYNC_WITH, MATMUL, IMATMUL = range(10)
 
@@ -46,21 +57,51 @@ class Rewritten:
     """A tree in which every gate is a marker, and what was found on the way."""
 
     tree: ast.Module
-    places: list[tuple[int, ast.AST, Scope]] = field(default_factory=list)
+    places: list[tuple[int, Any, Scope]] = field(default_factory=list)
     skipped: list[tuple[ast.Call, str]] = field(default_factory=list)
     """Calls that pass no gate, with the reason."""
     imports: set[str] = field(default_factory=set)
     """Top-level names of the modules that it imports."""
 
 
-NEVER_CALLABLE: tuple[type[ast.AST], ...] = (ast.Constant, ast.Tuple, ast.List, ast.ListComp, ast.Dict, ast.DictComp)
+NEVER_CALLABLE: tuple[type[ast.AST], ...] = (
+    ast.Constant,
+    ast.Tuple,
+    ast.List,
+    ast.ListComp,
+    ast.Dict,
+    ast.DictComp,
+)
 NEVER_CALLABLE += (ast.Set, ast.SetComp, ast.GeneratorExp, ast.JoinedStr, ast.FormattedValue)
 LEAVES = frozenset(
-    {ast.Name, ast.Constant, ast.alias, ast.Pass, ast.Break, ast.Continue, ast.Global, ast.Nonlocal}
+    {
+        type(None),
+        ast.Name,
+        ast.Constant,
+        ast.alias,
+        ast.Pass,
+        ast.Break,
+        ast.Continue,
+        ast.Global,
+        ast.Nonlocal,
+    }
 )
 CHILDREN: dict[type[ast.AST], tuple[str, ...]] = {}
 """The fields of each node that may hold expressions or statements."""
-NO_CHILD = {"ctx", "op", "ops", "id", "attr", "name", "arg", "lineno", "kind", "conversion", "is_async", "simple"}
+NO_CHILD = {
+    "ctx",
+    "op",
+    "ops",
+    "id",
+    "attr",
+    "name",
+    "arg",
+    "lineno",
+    "kind",
+    "conversion",
+    "is_async",
+    "simple",
+}
 NO_CHILD |= {"type_comment", "type_ignores", "names", "module", "level", "rest", "kwd_attrs", "n", "s"}
 
 
@@ -167,29 +208,31 @@ class Walk:
         node.targets, node.value, node.type_comment = [target], made, None
         return DONE
 
-    def iterate(self, node: Any, scope: Scope) -> None:
+    def iterate(self, node: Any, scope: Scope) -> Scope | None:
         iterable = node.iter
         self.stack.append((iterable, scope))
-        asynchronous = isinstance(node, ast.AsyncFor) or getattr(node, "is_async", 0)
+        asynchronous = isinstance(node, ast.AsyncFor) or bool(getattr(node, "is_async", False))
         if asynchronous:
             scope.suspends = True
         if not isinstance(iterable, NEVER_CALLABLE):
             node.iter = self.gate(AITER if asynchronous else ITER, iterable, scope, iterable, iterable)
             self.push(scope, *(getattr(node, name) for name in AROUND_ITER[type(node)]))
-            return DONE  # type: ignore[return-value]
+            return DONE
         self.stack.pop()
         return None
 
-    def enter(self, node: Any, scope: Scope) -> None:
+    def enter(self, node: Any, scope: Scope) -> Scope:
         asynchronous = isinstance(node, ast.AsyncWith)
         if asynchronous:
             scope.suspends = True
         for item in node.items:
             manager = item.context_expr
             self.push(scope, manager, item.optional_vars)
-            item.context_expr = self.gate(ASYNC_WITH if asynchronous else WITH, manager, scope, manager, manager)
+            item.context_expr = self.gate(
+                ASYNC_WITH if asynchronous else WITH, manager, scope, manager, manager
+            )
         self.push(scope, node.body)
-        return DONE  # type: ignore[return-value]
+        return DONE
 
     def suspend(self, node: Any, scope: Scope) -> Scope | None:
         scope.suspends = True
@@ -197,7 +240,9 @@ class Walk:
             return None
         value = node.value
         self.push(scope, value)
-        node.value = self.gate(AWAIT if isinstance(node, ast.Await) else YIELD_FROM, value, scope, value, value)
+        node.value = self.gate(
+            AWAIT if isinstance(node, ast.Await) else YIELD_FROM, value, scope, value, value
+        )
         return DONE
 
     def define(self, node: Any, scope: Scope) -> Scope:

@@ -14,7 +14,9 @@ from typing import Any
 
 READERS = frozenset({"numba", "cloudpickle", "dill"})
 """Packages whose functions read the bytecode of functions they are given."""
-READER_CLASSES = frozenset({"keras.src.layers.core.lambda_layer.Lambda", "tf_keras.src.layers.core.lambda_layer.Lambda"})
+READER_CLASSES = frozenset(
+    {"keras.src.layers.core.lambda_layer.Lambda", "tf_keras.src.layers.core.lambda_layer.Lambda"}
+)
 TRACERS = {
     "tensorflow.python.eager.polymorphic_function.polymorphic_function.Function": "tensorflow.function",
     "torch._dynamo.eval_frame.OptimizedModule": "torch.compile",
@@ -86,7 +88,8 @@ def restore(function: types.FunctionType) -> None:
 def gated(code: types.CodeType) -> bool:
     """Whether ``code``, or code inside it, holds a gate."""
     return any(
-        is_gate(constant) or (isinstance(constant, types.CodeType) and gated(constant)) for constant in code.co_consts
+        is_gate(constant) or (isinstance(constant, types.CodeType) and gated(constant))
+        for constant in code.co_consts
     )
 
 
@@ -106,15 +109,15 @@ def nested(code: types.CodeType) -> Iterator[types.CodeType]:
 def extent(code: types.CodeType) -> tuple[Any, ...]:
     """What tells two pieces of code of one file apart: names, and where they begin and end."""
     spots = [spot for spot in code.co_positions() if None not in spot]
-    first = min(((line, column) for line, _, column, _ in spots), default=None)  # type: ignore[type-var]
-    last = max(((line, column) for _, line, _, column in spots), default=None)  # type: ignore[type-var]
+    first = min(((line, column) for line, _, column, _ in spots), default=None)
+    last = max(((line, column) for _, line, _, column in spots), default=None)
     return code.co_qualname, code.co_firstlineno, first, last
 
 
 def prepare_dynamo() -> None:
     """Tells TorchDynamo, once it is loaded, what a gate is."""
     symbolic = sys.modules.get("torch._dynamo.symbolic_convert")
-    translator = getattr(symbolic, "InstructionTranslatorBase", None)
+    translator: Any = getattr(symbolic, "InstructionTranslatorBase", None)
     load = getattr(translator, "_load_const", None)
     if load is None or getattr(load, "_knows_gates", False):
         return
