@@ -118,19 +118,13 @@ class Meter:
     def energy_between(self, start_ns: int, end_ns: int) -> Energy:
         """The gross energy between two moments of ``time.monotonic_ns``, from the readings so far;
         NaN where they do not reach. Reads the raw files: milliseconds, not for inner loops."""
-        from joulemeter import rawfiles, run, timeline
+        from joulemeter import rawfiles, run
         from joulemeter.window import energy_between
 
         if self._run is not None:
             return energy_between(self._run.timelines(), start_ns, end_ns)
         assert self._folder is not None
-        raw = self._folder / run.RAW
-        readings = rawfiles.read_readings(raw)
-        lines = []
-        for rail in rawfiles.read_rails(raw):
-            mine = readings["rail"] == rail.id
-            lines.append(timeline.from_readings(rail, readings["t_ns"][mine], readings["value"][mine]))
-        return energy_between(lines, start_ns, end_ns)
+        return energy_between(rawfiles.timelines(self._folder / run.RAW), start_ns, end_ns)
 
     @property
     def origin(self) -> str:
