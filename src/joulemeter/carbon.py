@@ -75,9 +75,8 @@ class Footprint:
         said = []
         if self.carbon_g and self.intensity:
             bounds = f"{_grams(self.carbon_g.low)} to {_grams(self.carbon_g.high)}"
-            said.append(
-                f"carbon of {of}: {_grams(self.carbon_g.value)} CO2e, estimated ({bounds}); {self.intensity.source}"
-            )
+            amount = f"{_grams(self.carbon_g.value)} CO2e, estimated ({bounds})"
+            said.append(f"carbon of {of}: {amount}; {self.intensity.source}")
         if self.cost:
             ends = " to ".join(_money(each, self.currency) for each in (self.cost.low, self.cost.high))
             said.append(f"cost of {of}: {_money(self.cost.value, self.currency)}, estimated ({ends})")
@@ -120,7 +119,7 @@ def zones() -> list[dict[str, str]]:
 
 
 def parse_intensity(text: str) -> Intensity:
-    """An intensity from ``342`` (taken as exact) or ``300..380`` (its middle, with that interval), in g/kWh."""
+    """An intensity from ``342`` (taken as exact) or ``300..380`` (its middle, with that interval)."""
     low_text, dots, high_text = text.partition("..")
     try:
         low = float(low_text)

@@ -50,7 +50,7 @@ def scored(
         "origin": origin,
         "reference": name,
         "devices": _devices(table, rows, pcs, iecs, at),
-        "networks": [_network(each) for each in scoring.networks(table)],
+        "networks": [_network(each, table) for each in scoring.networks(table)],
         "cannot_be_told_apart": {
             "pcs": [list(pair) for pair in scoring.tied(table.devices, pcs)],
             "iecs": [list(pair) for pair in scoring.tied(table.devices, iecs)],
@@ -159,12 +159,13 @@ def _missing(table: ScoreTable, row: int) -> list[dict[str, Any]]:
     ]
 
 
-def _network(network: scoring.Network) -> dict[str, Any]:
+def _network(network: scoring.Network, table: ScoreTable) -> dict[str, Any]:
     return {
         "network": network.name,
         "task": network.task,
         "energy_per_inference": network.energy.to_json(),
         "times_task_mean": number(network.ratio),
+        "accuracy": table.accuracy.get(network.name),
         "label": network.label,
         "label_best": network.best,
         "label_worst": network.worst,

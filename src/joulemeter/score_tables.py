@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,7 +150,13 @@ def read_table(
         for _, row in rows
         if _get(row, "task").strip()
     }
-    return _assembled(cells, known, dict(tdp_w or {}), {**given, **(tasks or {})}, cell_error)
+    accuracy = {
+        _get(row, "network").strip(): value
+        for line, row in rows
+        if not math.isnan(value := _number(path, line, row, "accuracy"))
+    }
+    made = _assembled(cells, known, dict(tdp_w or {}), {**given, **(tasks or {})}, cell_error)
+    return replace(made, accuracy=accuracy)
 
 
 def _has_value(cell: _Cell) -> bool:

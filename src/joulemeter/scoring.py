@@ -57,6 +57,8 @@ class ScoreTable:
     tdp_w: Table
     tasks: dict[str, str] = field(default_factory=dict)
     """The task of each network; those without one are labelled among themselves."""
+    accuracy: dict[str, float] = field(default_factory=dict)
+    """The accuracy of each network for which the table gives one, higher being better."""
     errors_assumed: bool = False
     """Whether some cell came without an interval, so that one was assumed."""
 
@@ -255,6 +257,21 @@ def tied(names: tuple[str, ...], scores: list[Score]) -> list[tuple[str, str]]:
         for other, second in known[place + 1 :]
         if not surely_higher(first, second) and not surely_higher(second, first)
     ]
+
+
+def pareto(*goods: Table) -> NDArray[np.bool_]:
+    """Which of n things no other beats: bool (n,) from quantities float64 (n,), more of each being better.
+
+    One thing beats another by being as good in all and better in one. NaN in any quantity: not on the front.
+    """
+    points = np.stack(goods, axis=1)
+    known = ~np.asarray(np.isnan(points).any(axis=1), bool)
+    front = np.array(known)
+    for place in np.flatnonzero(known):
+        as_good = (points[known] >= points[place]).all(1)
+        better = (points[known] > points[place]).any(1)
+        front[place] = not (as_good & better).any()
+    return front
 
 
 def pearson(one: Table, other: Table) -> float:

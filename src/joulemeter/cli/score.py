@@ -67,11 +67,20 @@ def command(
         cells = score_tables.from_datasets(datasets, rows, tdp_w, error, score_tables.parse_tasks(task))
     scores = score_data.scored(cells, rows, reference)
     if html is not None:
-        from joulemeter.report import leaderboard
-
-        html.write_text(leaderboard.page(scores.data), encoding="utf-8")
-        click.echo(f"wrote {html}", err=True)
+        _write_page(html, scores.data)
     click.echo(json.dumps(scores.data, indent=1, ensure_ascii=False) if as_json else _text(scores.data))
+
+
+def _write_page(place: Path, data: dict[str, Any]) -> None:
+    from joulemeter.report import leaderboard
+
+    try:
+        place.write_text(leaderboard.page(data), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{place}: cannot be written ({error.strerror})", "--html with a writable place"
+        ) from None
+    click.echo(f"wrote {place}", err=True)
 
 
 def _text(data: dict[str, Any]) -> str:
