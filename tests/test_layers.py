@@ -7,19 +7,33 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "joulemeter"
 
-WORDS = {"errors", "units", "reading", "span", "kernel", "record", "device", "timeline", "ledger", "topology"}
-WORLD = {"sources", "frameworks", "kernels", "graphs", "importers", "conditions"}
+WORDS = {
+    "errors",
+    "units",
+    "reading",
+    "span",
+    "kernel",
+    "device",
+    "timeline",
+    "ledger",
+    "topology",
+    "network",
+    "record",
+}
+WORLD = {"sources", "frameworks", "kernels", "graphs", "importers", "conditions", "layers", "aten"}
 SUMS = {
-    "attribution",
-    "idle",
-    "traffic",
-    "accuracy",
-    "models",
-    "scoring",
-    "window",
-    "occupancy",
-    "isolation",
-    "comparison",
+    *(
+        "attribution",
+        "idle",
+        "occupancy",
+        "design",
+        "response",
+        "noise",
+        "posterior",
+        "estimation",
+        "lanetail",
+    ),
+    *("isolation", "comparison", "window", "traffic", "accuracy", "models", "scoring", "calltree"),
 }
 VIEWS = {"report", "cli", "__main__"}
 RANK = {"words": 0, "world": 1, "sums": 1, "verbs": 2, "views": 3}

@@ -56,8 +56,8 @@ def test_a_killed_writer_leaves_whole_records_only(tmp_path: Path) -> None:
     (tmp_path / "rails.json").write_text("[]")
     (tmp_path / "sites-7.jsonl").write_text(json.dumps({"id": 0, "name": "f"}) + '\n{"id": 1, "na')
     write_lane(tmp_path / "lane-7-0.bin", [(5, 0), (15, -1), (16, 0)])
-    run = rawfiles.read(tmp_path, tmp_path, {"schema": 1})
-    assert run.reading_value.tolist() == [1.5, 2.5]
+    run = rawfiles.read(tmp_path)
+    assert run.readings["value"].tolist() == [1.5, 2.5]
     assert [site.name for site in run.sites] == ["f"]
     assert run.spans.end_ns.tolist() == [15, 20], "a span never left ends with the last thing anybody wrote"
 
@@ -67,7 +67,7 @@ def test_the_same_place_in_two_processes_is_one_site(tmp_path: Path) -> None:
         site = {"id": own, "name": "torch.add", "kind": "call", "file": "a.py", "line": 3}
         (tmp_path / f"sites-{pid}.jsonl").write_text(json.dumps(site) + "\n")
         write_lane(tmp_path / f"lane-{pid}-0.bin", [(10, own), (20, -1)])
-    run = rawfiles.read(tmp_path, tmp_path, {})
+    run = rawfiles.read(tmp_path)
     assert len(run.sites) == 1
     assert run.spans.site.tolist() == [0, 0]
     assert run.spans.lane.tolist() == [0, 1]
@@ -80,9 +80,9 @@ def test_arguments_and_losses_beside_the_spans_are_kept(tmp_path: Path) -> None:
         {"dropped": 3, "why": "disk full", "from_ns": 5},
     ]
     (tmp_path / "sites-1.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    run = rawfiles.read(tmp_path, tmp_path, {})
+    run = rawfiles.read(tmp_path)
     assert run.sites[0].arguments == {"x": 1}
-    assert run.header["notes"] == ["3 spans were not recorded: disk full"]
+    assert run.notes == ["3 spans were not recorded: disk full"]
 
 
 def test_readings_of_several_sources_come_in_the_order_of_time(tmp_path: Path) -> None:

@@ -342,14 +342,9 @@ class machine:
 
     def timelines(self) -> list[Timeline]:
         """What the sampler has written so far."""
-        from joulemeter import rawfiles, timeline
+        from joulemeter import rawfiles
 
-        readings = rawfiles.read_readings(self._raw)
-        lines = []
-        for rail in self._rails:
-            mine = readings[readings["rail"] == rail.id]
-            lines.append(timeline.from_readings(rail, mine["t_ns"], mine["value"]))
-        return lines
+        return rawfiles.timelines(self._raw)
 
     def look(self) -> Conditions:
         """The conditions of this machine."""

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from joulemeter import weave
+from joulemeter import timeline, weave
 from joulemeter.errors import RunFolderError
 from joulemeter.reading import Rail
-from joulemeter.run import Run
 from joulemeter.span import Site, Spans
+from joulemeter.timeline import Timeline
 from joulemeter.weave import Lane
 
 if TYPE_CHECKING:
@@ -32,10 +33,22 @@ if TYPE_CHECKING:
 READING = np.dtype([("rail", "<i2"), ("t_ns", "<i8"), ("value", "<f8")])
 
 
-def read(raw: Path, folder: Path, header: dict[str, Any]) -> Run:
-    """The run that the raw files of ``raw`` hold, under ``header``."""
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What the raw files of a recording hold. ``readings`` is structured (rail, t_ns, value)."""
+
+    rails: tuple[Rail, ...]
+    readings: NDArray[Any]
+    sites: tuple[Site, ...]
+    spans: Spans
+    lanes: list[str]
+    notes: list[str]
+
+
+def read(raw: Path) -> Records:
+    """All that was recorded, of all processes; spans never left end with the last thing anybody wrote."""
     readings = read_readings(raw)
-    sites, notes, lanes, arguments = _Sites(), list(header.get("notes", [])), [], {}
+    sites, notes, lanes, arguments = _Sites(), [], [], {}
     last_ns = int(readings["t_ns"].max()) if len(readings) else 0
     for process, path in enumerate(sorted(raw.glob("sites-*.jsonl"))):
         pid = path.stem.removeprefix("sites-")
@@ -48,10 +61,14 @@ def read(raw: Path, folder: Path, header: dict[str, Any]) -> Run:
     known = tuple(
         Site(**{**site.to_json(), "arguments": arguments.get(site.id, site.arguments)}) for site in sites.all
     )
-    rest = {key: value for key, value in header.items() if key not in ("rails", "sites")}
-    rest |= {"notes": notes, "lanes": lane_names}
-    columns = (np.ascontiguousarray(readings[name]) for name in ("rail", "t_ns", "value"))
-    return Run(folder, rest, read_rails(raw), known, spans, *columns)
+    return Records(read_rails(raw), readings, known, spans, lane_names, notes)
+
+
+def timelines(raw: Path) -> list[Timeline]:
+    """One timeline a rail, of the readings so far."""
+    readings = read_readings(raw)
+    mine = {rail: readings[readings["rail"] == rail.id] for rail in read_rails(raw)}
+    return [timeline.from_readings(rail, rows["t_ns"], rows["value"]) for rail, rows in mine.items()]
 
 
 def read_rails(raw: Path) -> tuple[Rail, ...]:

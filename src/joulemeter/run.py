@@ -181,10 +181,9 @@ def finish(folder: Path, facts: dict[str, Any]) -> Run:
     The raw files go only when everything that replaces them is on disk: a failure here (a full disk)
     raises RunFolderError and loses nothing.
     """
-    from joulemeter import rawfiles
-
     header = _header(folder)
-    run = rawfiles.read(folder / RAW, folder, {**header, **facts, "state": "finished"})
+    facts = {**facts, "notes": [*header.get("notes", ()), *facts.get("notes", ())]}
+    run = _from_raw(folder, {**header, **facts, "state": "finished"})
     try:
         save(run)
     except OSError as error:
@@ -256,14 +255,23 @@ def _header(folder: Path) -> dict[str, Any]:
 
 
 def _load_raw(folder: Path, header: dict[str, Any]) -> Run:
+    notes = header.get("notes", [])
+    if _alive(header):
+        return _from_raw(folder, {**header, "notes": [*notes, "still being recorded"]})
+    notes = [*notes, "interrupted: the recording ended before its end was written"]
+    return _from_raw(folder, {**header, "interrupted": True, "notes": notes})
+
+
+def _from_raw(folder: Path, header: dict[str, Any]) -> Run:
+    import numpy as np
+
     from joulemeter import rawfiles
 
-    if _alive(header):
-        return rawfiles.read(
-            folder / RAW, folder, {**header, "notes": [*header.get("notes", []), "still being recorded"]}
-        )
-    notes = [*header.get("notes", []), "interrupted: the recording ended before its end was written"]
-    return rawfiles.read(folder / RAW, folder, {**header, "interrupted": True, "notes": notes})
+    records = rawfiles.read(folder / RAW)
+    rest = {key: value for key, value in header.items() if key not in ("rails", "sites")}
+    rest |= {"notes": [*header.get("notes", ()), *records.notes], "lanes": records.lanes}
+    columns = (np.ascontiguousarray(records.readings[name]) for name in _READING_COLUMNS)
+    return Run(folder, rest, records.rails, records.sites, records.spans, *columns)
 
 
 def _alive(header: dict[str, Any]) -> bool:
