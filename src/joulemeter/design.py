@@ -128,7 +128,7 @@ class Design:
 
     ``seconds`` csr (m, c): innermost-running seconds by column; ``spread`` csr (m, c): seconds², the sum over
     the calls in a row of their time in it, squared: what one call's own deviation in power adds to the
-    variance. ``idle`` (m, k): seconds by idle knot. ``cells`` csr (m, f) and ``cell_spread`` csr (f, c) are set
+    variance. ``idle`` (m, k): seconds by idle knot; ``resting_w`` idle's usual power. ``cells`` csr (m, f) and ``cell_spread`` csr (f, c) are set
     where windows overlap, with ``cell_seconds`` csr (f, c): which stretches each window holds, and what is in each. ``rate_start``, ``rate_end`` csr (m, c): which part of the time
     around a window's edge each column ran, from which follows what a wrong lag or window would do.
     """
@@ -137,6 +137,7 @@ class Design:
     seconds: sparse.csr_matrix
     spread: sparse.csr_matrix
     idle: Floats
+    resting_w: float
     cells: sparse.csr_matrix | None = None
     cell_spread: sparse.csr_matrix | None = None
     cell_seconds: sparse.csr_matrix | None = None
@@ -148,14 +149,14 @@ class Design:
 
 
 def design(
-    rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints, around_ns: int = 0
+    rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints, resting_w: float, around_ns: int = 0
 ) -> Design:
     """The design of ``rows``: a column a site, then one for the time in ``gap`` that no span explains.
 
     ``call_s`` (c,) is how long a call of each column usually runs without a break. ``around_ns`` is how far to
     either side of an edge its rates look; 0: no rates.
     """
-    made = _design(rows, occupancy, gap, call_s, knots_ns)
+    made = _design(rows, occupancy, gap, call_s, knots_ns, resting_w)
     if around_ns <= 0 or not len(rows):
         return made
     rates = [_rates(occupancy, gap, each, around_ns) for each in (rows.start_ns, rows.end_ns)]
@@ -170,7 +171,9 @@ def _rates(occupancy: Occupancy, gap: Stretches, at_ns: Ints, around_ns: int) ->
     return (_ranges(low, high, len(edges) - 1) @ fine / (2e-9 * around_ns)).tocsr()
 
 
-def _design(rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints) -> Design:
+def _design(
+    rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints, resting_w: float
+) -> Design:
     edges = np.unique(np.concatenate([rows.start_ns, rows.end_ns]))
     fine = seconds_between(occupancy, edges)
     loose = gap.seconds_between(edges)
@@ -180,9 +183,9 @@ def _design(rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats,
     if rows.overlapping:
         cells = _ranges(low, high, len(edges) - 1)
         spread = _squared(fine, call_s)
-        return Design(rows, (cells @ fine).tocsr(), (cells @ spread).tocsr(), idle, cells, spread, fine)
+        return Design(rows, (cells @ fine).tocsr(), (cells @ spread).tocsr(), idle, resting_w, cells, spread, fine)
     seconds = fine[low] if (high - low == 1).all() else (_ranges(low, high, len(edges) - 1) @ fine).tocsr()
-    return Design(rows, seconds, _squared(seconds, call_s), idle)
+    return Design(rows, seconds, _squared(seconds, call_s), idle, resting_w)
 
 
 def _ranges(low: Ints, high: Ints, width: int) -> sparse.csr_matrix:

@@ -27,6 +27,15 @@ MOST_COLUMNS = 400
 WORK = 2.0e10
 """Multiplications spent on normal equations: beyond it neighbouring readings are added up first."""
 
+MOST_SINGLE = 60
+"""Long calls that get a power of their own."""
+
+STEADY_S = 0.01
+"""Within a long call, power is taken to wander on its own from one hundredth of a second to the next."""
+
+ALIKE = 0.15
+"""Long calls of one site draw powers that scatter by about this fraction."""
+
 USUAL_VARIATION = 0.05**2
 """Calls of one site scatter by about 5 % in power, where the rows do not say otherwise."""
 
@@ -56,14 +65,59 @@ def estimate(
 ) -> Estimate:
     """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span explains of it."""
     response = guess.response
-    groups, kept = _grouped(occupancy, seen)
-    call_s = np.append(_call_seconds(kept), 1e-3)
-    seconds = np.append(_seen_seconds(kept, seen), gap.seconds_between(np.array([seen.start_ns[0], seen.end_ns[-1]])).sum())
-    made = _rows(timeline, response, idle, kept, gap, call_s)
+    kept = _columns(occupancy, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
+    call_s = np.append(_call_seconds(kept.occupancy), 1e-3)
+    call_s[:-1][kept.single] = np.minimum(call_s[:-1][kept.single], STEADY_S)
+    span = np.array([seen.start_ns[0], seen.end_ns[-1]])
+    seconds = np.append(_seen_seconds(kept.occupancy, seen), gap.seconds_between(span).sum())
+    made = _rows(timeline, response, idle, kept.occupancy, gap, call_s)
     if len(made) == 0:
         return _nothing(occupancy, idle)
-    run = _fitted(made, guess, idle, seconds, call_s, [site.kind == "run" for site in kept.sites])
-    return _spread_out(run, groups, occupancy, seen, idle)
+    run = _fitted(made, guess, idle, seconds, call_s, kept)
+    return _spread_out(run, kept, occupancy, seen, idle)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Which powers are sought. ``occupancy`` is in those columns; ``site`` (c,) is the site that each belongs to, −1
+    for the one that the rarest sites share; ``single`` bool (c,) marks columns that are one long call; ``rare`` are the
+    sites (s,) that share a column.
+    """
+
+    occupancy: Occupancy
+    site: Ints
+    single: NDArray[np.bool_]
+    rare: NDArray[np.bool_]
+
+
+def _columns(occupancy: Occupancy, seen: Stretches, step_s: float) -> _Columns:
+    """A column a site; the rarest share one; long calls, whose own deviation many readings see, get one each."""
+    count = len(occupancy.sites)
+    rare = np.zeros(count, bool)
+    column, sites, site = occupancy.column, list(occupancy.sites), np.arange(count)
+    if count > MOST_COLUMNS:
+        alone = _seen_seconds(occupancy, seen)
+        order = np.argsort(-alone)
+        rare[order[MOST_COLUMNS - 1 :]] = True
+        place = np.where(rare, MOST_COLUMNS - 1, np.cumsum(~rare) - 1)
+        column = place[column]
+        sites = [each for each, few in zip(sites, rare, strict=True) if not few] + [sites[int(order[-1])]]
+        site = np.append(np.flatnonzero(~rare), -1)
+    long = _long_calls(occupancy, max(5 * step_s, 0.2))
+    column = column.astype(np.int32).copy()
+    owner = column[long]
+    column[long] = len(site) + np.arange(len(long))
+    split = replace(occupancy, sites=(*sites, *(sites[at] for at in owner)), column=column)
+    single = np.append(np.zeros(len(site), bool), np.ones(len(long), bool))
+    return _Columns(split, np.append(site, site[owner]), single, rare)
+
+
+def _long_calls(occupancy: Occupancy, least_s: float) -> Ints:
+    """The longest calls (rows) that run for at least ``least_s``, mostly by themselves."""
+    own = _own_seconds(occupancy)
+    length = (occupancy.end_ns - occupancy.start_ns) / 1e9
+    some = np.flatnonzero((own >= least_s) & (own > 0.5 * length))
+    return some[np.argsort(-own[some])[:MOST_SINGLE]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +127,6 @@ class _Fit:
     energies: Energies
     noise: Noise
     call_s: Floats
-
-
-def _grouped(occupancy: Occupancy, seen: Stretches) -> tuple[Ints, Occupancy]:
-    """Which column each site goes to, the rarest sites sharing the last; and the occupancy in those columns."""
-    count = len(occupancy.sites)
-    if count <= MOST_COLUMNS:
-        return np.arange(count), occupancy
-    alone = _seen_seconds(occupancy, seen)
-    most = np.sort(np.argsort(-alone)[: MOST_COLUMNS - 1])
-    groups = np.full(count, MOST_COLUMNS - 1)
-    groups[most] = np.arange(MOST_COLUMNS - 1)
-    sites = (*[occupancy.sites[at] for at in most], occupancy.sites[int(np.argmin(alone))])
-    return groups, replace(occupancy, sites=sites, column=groups[occupancy.column].astype(np.int32))
 
 
 def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
@@ -102,12 +143,17 @@ def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
 def _call_seconds(occupancy: Occupancy) -> Floats:
     """How long a call of each column runs without a break, longer calls counting more: Σd²/Σd (c,)."""
     count = len(occupancy.sites)
+    own = _own_seconds(occupancy)
+    once, twice = (np.bincount(occupancy.column, weights=own**power, minlength=count) for power in (1, 2))
+    return np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0)
+
+
+def _own_seconds(occupancy: Occupancy) -> Floats:
+    """Seconds that each span ran by itself (n,)."""
     length = (occupancy.end_ns - occupancy.start_ns) / 1e9
     nested = occupancy.enclosing >= 0
     inner = np.bincount(occupancy.enclosing[nested], weights=length[nested], minlength=len(occupancy))
-    own = np.maximum(length - inner, 0.0)
-    once, twice = (np.bincount(occupancy.column, weights=own**power, minlength=count) for power in (1, 2))
-    return np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0)
+    return np.asarray(np.maximum(length - inner, 0.0))
 
 
 def _rows(timeline: Timeline, response: Response, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
@@ -119,7 +165,7 @@ def _rows(timeline: Timeline, response: Response, idle: Idle, occupancy: Occupan
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
     rows = _coarser(rows, int(len(rows) * columns**2 / WORK) + 1)
     around = int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
-    return design(rows, occupancy, gap, call_s, idle.knots_ns, around)
+    return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), around)
 
 
 def _coarser(rows: Windows, every: int) -> Windows:
@@ -135,26 +181,26 @@ def _coarser(rows: Windows, every: int) -> Windows:
                    energy_j=np.add.reduceat(rows.energy_j, first), linked=rows.linked[first])
 
 
-def _fitted(plain: Design, guess: Found, idle: Idle, seconds: Floats, call_s: Floats, whole: list[bool]) -> _Fit:
+def _fitted(plain: Design, guess: Found, idle: Idle, seconds: Floats, call_s: Floats, kept: _Columns) -> _Fit:
     spent = float(plain.windows.energy_j.sum() - (plain.idle @ idle.mean_w).sum())
     usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(float(plain.seconds.sum()), 1e-9)
-    prior = _power_prior(usual_w, SHAPE, whole)
+    prior = _power_prior(usual_w, SHAPE, kept)
     counter = bool(plain.windows.linked.any())
     noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
     usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
-    believed = _believed(idle, guess, counter)
+    believed, alike = _believed(idle, guess, counter), _alike(kept)
     made = _with_response(plain, at, counter)
     for turn in range(4):
         sample, chosen = _sample(made)
         noise = fit_noise(sample, _joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual)
-        found = powers(gram(made, at, noise, extra, work=False), prior, believed)
+        found = powers(gram(made, at, noise, extra, work=False), prior, believed, alike / usual_w**2)
         at = np.maximum(found.site, 0.05 * usual_w)
         made = _with_response(plain, found.site, counter)
         if turn < 3:
             extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
-        prior = _power_prior(usual_w, _shape(found, usual_w, seconds), whole)
+        prior = _power_prior(usual_w, _shape(found, usual_w, seconds), kept)
     sums = gram(made, at, noise, extra)
-    found = powers(sums, prior, believed)
+    found = powers(sums, prior, believed, alike / usual_w**2)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     return _Fit(seconds, found, energies(sums, found, seconds, left), noise, call_s)
 
@@ -189,9 +235,25 @@ def _expected(made: Design, found: Powers) -> Floats:
     return np.asarray(made.seconds @ found.mean[: found.columns] + made.idle @ found.mean[found.columns :])
 
 
-def _power_prior(usual_w: float, shape: float, whole: list[bool]) -> PowerPrior:
-    """The prior of each column: the program as a whole, and what no span explains, may well draw nothing."""
-    shapes = np.array([1.0 if each else shape for each in whole] + [1.0])
+def _alike(kept: _Columns) -> Floats:
+    """What pulls the long calls of one site towards each other: a precision (c, c) in units of the usual power."""
+    count = len(kept.site) + 1
+    pull = np.zeros((count, count))
+    for site in np.unique(kept.site[kept.single]):
+        mine = np.flatnonzero(kept.single & (kept.site == site))
+        pull[np.ix_(mine, mine)] = (np.eye(len(mine)) - 1 / len(mine)) / ALIKE**2
+    return pull
+
+
+def _power_prior(usual_w: float, shape: float, kept: _Columns) -> PowerPrior:
+    """The prior of each column: the program as a whole, and what no span explains, may well draw nothing.
+
+    The long calls of one site share its prior, so each has the n-th part of its weight.
+    """
+    shapes = np.array([1.0 if each.kind == "run" else shape for each in kept.occupancy.sites] + [1.0])
+    for site in np.unique(kept.site[kept.single]):
+        mine = np.flatnonzero(kept.single & (kept.site == site))
+        shapes[mine] = np.maximum(shapes[mine] / len(mine), 0.5)
     means = np.full(len(shapes), usual_w)
     means[-1] /= 2
     return PowerPrior(means, shapes)
@@ -223,7 +285,7 @@ def _sample(made: Design) -> tuple[Design, NDArray[np.bool_]]:
         for low in np.linspace(0, len(made) - run, 5).astype(int):
             chosen[low : low + run] = True
     cells = None if made.cells is None else made.cells[chosen]
-    part = Design(made.windows.take(chosen), made.seconds[chosen], made.spread[chosen], made.idle[chosen], cells, made.cell_spread, made.cell_seconds)
+    part = Design(made.windows.take(chosen), made.seconds[chosen], made.spread[chosen], made.idle[chosen], made.resting_w, cells, made.cell_spread, made.cell_seconds)
     return part, chosen
 
 
@@ -242,24 +304,28 @@ def _nothing(occupancy: Occupancy, idle: Idle) -> Estimate:
     return Estimate(np.zeros(count), np.zeros(count), Energies(np.zeros(count), np.zeros((count, count))), idle, 0.0, np.zeros(count))
 
 
-def _spread_out(run: _Fit, groups: Ints, occupancy: Occupancy, seen: Stretches, idle: Idle) -> Estimate:
-    """From columns back to sites: sites that share a column share its energy by time."""
-    count, columns = len(groups), len(run.seconds)
+def _spread_out(run: _Fit, kept: _Columns, occupancy: Occupancy, seen: Stretches, idle: Idle) -> Estimate:
+    """From columns back to sites: long calls add up to their site; sites that share a column share it by time."""
+    count, columns = len(kept.rare), len(run.seconds)
     knots = slice(columns, columns + len(idle.mean_w))
     posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.powers.covariance[knots, knots])
     shift = run.powers.mean[knots.stop :]
     sigma = np.sqrt(np.diag(run.powers.covariance)[knots.stop :])
     import os
     if os.environ.get("TR"): print("noise",run.noise,"shift ms",shift*1e3, sigma*1e3)
-    if count + 1 == columns:
-        return Estimate(run.seconds, run.powers.site, run.energies, posterior, run.noise.variation, run.call_s)
     alone = _seen_seconds(occupancy, seen)
-    share = np.divide(alone, run.seconds[groups], out=np.zeros(count), where=run.seconds[groups] > 0)
     weights = np.zeros((count + 1, columns))
-    weights[np.arange(count), groups] = share
+    own = np.flatnonzero(kept.site >= 0)
+    weights[kept.site[own], own] = 1.0
     weights[count, columns - 1] = 1.0
-    spread = weights @ run.energies.covariance @ weights.T
-    shared = np.append(np.where(groups == columns - 2, (share * run.energies.mean[columns - 2]) ** 2, 0.0), 0.0)
-    at = np.append(groups, columns - 1)
-    return Estimate(np.append(alone, run.seconds[-1]), run.powers.site[at], Energies(weights @ run.energies.mean, spread + np.diag(shared)),
-                    posterior, run.noise.variation, run.call_s[at])
+    mean, extra = run.energies.mean, np.zeros(count + 1)
+    if kept.rare.any():
+        shared = int(np.flatnonzero(kept.site < 0)[0])
+        share = np.where(kept.rare, alone, 0.0) / max(float(alone[kept.rare].sum()), 1e-300)
+        weights[:count, shared] += share
+        extra[:count] = (share * mean[shared]) ** 2
+    joules = weights @ mean
+    total_s = np.append(alone, run.seconds[-1])
+    power_w = np.divide(np.maximum(joules, 0.0), total_s, out=np.zeros(count + 1), where=total_s > 0)
+    made = Energies(joules, weights @ run.energies.covariance @ weights.T + np.diag(extra))
+    return Estimate(total_s, power_w, made, posterior, run.noise.variation, np.append(_call_seconds(occupancy), 1e-3))

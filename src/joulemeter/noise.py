@@ -79,10 +79,11 @@ def variances(design: Design, powers: Floats, noise: Noise, extra: Extra) -> Var
     work = np.asarray((design.spread if design.cell_spread is None else design.cell_spread) @ of_call).ravel()
     if design.cells is None:
         work = work * extra.work
-    watts = np.maximum(rows.energy_j, 0.0) / np.maximum(rows.length_s, 1e-9)
+    # Variances follow the power expected, not the power read: rows that err low would weigh more than those that err high.
+    watts = np.asarray(design.seconds @ powers) / np.maximum(rows.length_s, 1e-9) + design.resting_w
     floor = rows.quantum_j**2 / 12 + 1e-18
     if not rows.linked.any():
-        sample = ((noise.jitter * np.maximum(rows.energy_j, 0.0)) ** 2 + floor) * extra.stamp
+        sample = ((noise.jitter * watts * rows.length_s) ** 2 + floor) * extra.stamp
         return Variances(work, np.zeros(len(rows)), sample)
     before = np.where(rows.linked, np.append(watts[:1], watts[:-1]), watts)
     after = np.where(np.append(rows.linked[1:], False), np.append(watts[1:], watts[-1:]), watts)

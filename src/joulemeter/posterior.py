@@ -71,10 +71,12 @@ class Powers:
         return np.maximum(self.mean[: self.columns], 0.0)
 
 
-def powers(sums: Gram, prior: PowerPrior, idle: Prior, rounds: int = 40) -> Powers:
-    """The posterior by expectation propagation; ``idle`` is what is known of the idle knots."""
+def powers(sums: Gram, prior: PowerPrior, idle: Prior, alike: Floats, rounds: int = 40) -> Powers:
+    """The posterior by expectation propagation; ``idle`` is what is known of the idle knots, and of whatever else
+    stands beside them; ``alike`` (c, c) is a precision that pulls some powers towards each other."""
     columns = sums.columns
     base = sums.part("power", "power").copy()
+    base[:columns, :columns] += alike
     shift = sums.part("power", "joules")[:, 0].copy()
     base[columns:, columns:] += idle.precision
     shift[columns:] += idle.precision @ idle.mean
@@ -115,14 +117,15 @@ def _matched(mean: Floats, variance: Floats, tau: Floats, nu: Floats, prior: Pow
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     weight /= weight.sum(axis=1, keepdims=True)
     new_mean = (weight * x).sum(axis=1)
-    spread = (weight * (x - new_mean[:, None]) ** 2).sum(axis=1) + ((high - low) / GRID) ** 2 / 12
-    return np.maximum(1 / spread - outside, least), new_mean / spread - centre * outside
+    spread = (weight * (x - new_mean[:, None]) ** 2).sum(axis=1)
+    fresh = np.maximum(1 / spread - outside, least)
+    return fresh, new_mean * (outside + fresh) - centre * outside
 
 
 def _range(centre: Floats, sigma: Floats, usual: Floats) -> tuple[Floats, Floats]:
     low = np.maximum(centre - 8 * sigma, 0.0)
     wide = np.minimum(centre + 8 * sigma, np.maximum(20 * usual, centre + 2 * sigma))
-    squeezed = 30 * sigma**2 / np.maximum(np.abs(centre), 1e-300)
+    squeezed = 30 * sigma**2 / np.maximum(np.abs(centre), 0.1 * sigma)
     high = np.where(centre < -4 * sigma, np.minimum(squeezed, 20 * usual), np.maximum(wide, 0.5 * sigma))
     return low, np.maximum(high, low + 1e-9 * usual)
 

@@ -188,7 +188,7 @@ class _Search:
                 spread = seconds * np.minimum(seconds, self._call_s)
                 ends = np.array([stamps[0], stamps[-1]])
                 idle = hats(ends, (part.start_ns + part.end_ns) / 2) * part.length_s[:, None]
-                yield Design(part, sparse.csr_matrix(seconds), sparse.csr_matrix(spread), idle)
+                yield Design(part, sparse.csr_matrix(seconds), sparse.csr_matrix(spread), idle, self._idle_w)
 
 
 def _jacobian(pair: Response, made: Design) -> float:
