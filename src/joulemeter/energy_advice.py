@@ -27,7 +27,7 @@ LOSS_TOLERANCE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Energy of a training and of one trained row in joules, each as (low, value, high) of a 90 % interval."""
+    """Joules of a training and of one trained row, each as (low, value, high) of a 90 % interval."""
 
     energy_j: tuple[float, float, float]
     datum_j: tuple[float, float, float]
@@ -193,7 +193,7 @@ def _saving(model: EnergyModel, ratio: float) -> tuple[float, float, float]:
 
 
 def same_loss(model: EnergyModel, training: Training, runs: Runs) -> list[Alternative]:
-    """Runs of the same data set and device that reached the loss of the run nearest to ``training`` for less."""
+    """Runs of the same data set and device that reached the loss of the nearest run for less energy."""
     rows = np.flatnonzero(
         (runs.groups == training.dataset) & np.isfinite(runs.loss) & (runs.device == model.device)
     )

@@ -137,12 +137,17 @@ def _error(figure: Any, runs: Runs, fitted: Fitted) -> None:
     right.axhline(1, color=MARKS["grey"], linewidth=1)
     for offset in (model.low, model.high):
         right.axhline(np.exp(-offset), color=MARKS["grey"], linestyle=":", linewidth=1)
+    ticks = [
+        tick for tick in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0) if ratio.min() * 0.8 < tick < ratio.max() * 1.25
+    ]
+    right.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    right.minorticks_off()
     right.set(xlabel="trainable parameters", ylabel="predicted / true (dotted: 90 % interval)")
     error, inside = np.abs(ratio - 1), (low <= runs.energy_j) & (runs.energy_j <= high)
     figure.suptitle(
-        f"{runs.devices[0]}: mean error {error.mean():.1%}, median {np.median(error):.1%}, "
-        f"{inside.mean():.0%} within the 90 % interval ({len(runs)} runs)",
-        fontsize=11,
+        f"{runs.devices[0]}, {len(runs)} runs: mean error {error.mean():.1%}, median {np.median(error):.1%}, "
+        f"{inside.mean():.0%} within the 90 % interval (flattering where the model was fitted to these)",
+        fontsize=10,
     )
 
 

@@ -43,7 +43,7 @@ class Effects:
     deviation: dict[str, float]
 
     def predict(self, trainings: Sequence[Training], only: Sequence[str] | None = None) -> Floats:
-        """The correction of each training, in log units, shape (n,); by the groups in ``only`` (None: all)."""
+        """The correction of each training, in log units, shape (n,); by groups in ``only`` (None: all)."""
         groups = [group for group in self.deviation if only is None or group in only]
         return np.array(
             [
