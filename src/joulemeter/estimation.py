@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter.design import Design, Response, Stretches, Windows, design, windows
+from joulemeter import ticks
+from joulemeter.design import Design, Response, Stretches, Windows, design, spacing_ns, windows
 from joulemeter.idle import Idle
 from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised
-from joulemeter.occupancy import Occupancy
+from joulemeter.occupancy import Occupancy, seconds_between
 from joulemeter.response import Found
 from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
 from joulemeter.timeline import Timeline
@@ -26,6 +27,9 @@ MOST_COLUMNS = 400
 
 WORK = 2.0e10
 """Multiplications spent on normal equations: beyond it neighbouring readings are added up first."""
+
+TICK_ROUNDS = 2
+"""How often ticks and powers are found from each other."""
 
 MOST_SINGLE = 60
 """Long calls that get a power of their own."""
@@ -65,15 +69,21 @@ def estimate(
 ) -> Estimate:
     """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span explains of it."""
     response = guess.response
+    step = spacing_ns(timeline)
+    told_ns = timeline.rail.lag_ns if timeline.rail.lag_ns is not None else response.lag_ns - step // 2
     kept = _columns(occupancy, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
     call_s = np.append(_call_seconds(kept.occupancy), 1e-3)
     call_s[:-1][kept.single] = np.minimum(call_s[:-1][kept.single], STEADY_S)
     span = np.array([seen.start_ns[0], seen.end_ns[-1]])
     seconds = np.append(_seen_seconds(kept.occupancy, seen), gap.seconds_between(span).sum())
-    made = _rows(timeline, response, idle, kept.occupancy, gap, call_s)
+    made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
     if len(made) == 0:
         return _nothing(occupancy, idle)
     run = _fitted(made, guess, idle, seconds, call_s, kept)
+    for _ in range(TICK_ROUNDS if _ticks_show(timeline, made, run) else 0):
+        rows = _aged(timeline, run, kept.occupancy, idle, gap, guess, told_ns)
+        made = _rows(rows, idle, kept.occupancy, gap, call_s)
+        run = _fitted(made, guess, idle, seconds, call_s, kept)
     return _spread_out(run, kept, occupancy, seen, idle)
 
 
@@ -156,9 +166,37 @@ def _own_seconds(occupancy: Occupancy) -> Floats:
     return np.asarray(np.maximum(length - inner, 0.0))
 
 
-def _rows(timeline: Timeline, response: Response, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
+def _ticks_show(timeline: Timeline, made: Design, run: _Fit) -> bool:
+    """Whether a counter ticks about as often as it is read, so that some rows hold no tick and others two."""
+    if timeline.rail.kind != "counter" or len(timeline.t_ns) > ticks.MOST or len(made) < 50:
+        return False
+    rows = windows(timeline, Response(0))
+    stale = 1 - len(rows) / max(int((~timeline.unknown).sum()), 1)
+    expected = _expected(made, run.powers)
+    return 0.003 < ticks.misfits(made.windows.energy_j, expected) + stale < 0.4
+
+
+def _aged(
+    timeline: Timeline, run: _Fit, occupancy: Occupancy, idle: Idle, gap: Stretches, guess: Found, told_ns: int
+) -> Windows:
+    """The rows with each reading moved back to its tick, given what is known of the powers."""
+    power = run.powers.site
+    level = float(np.mean(run.powers.mean[len(power) :][: len(idle.knots_ns)]))
+
+    def expected(at_ns: Ints) -> Floats:
+        edges = np.unique(at_ns)
+        joules = seconds_between(occupancy, edges) @ power[:-1] + gap.seconds_between(edges) * power[-1]
+        return np.asarray(np.append(0.0, np.cumsum(joules + level * np.diff(edges) / 1e9))[np.searchsorted(edges, at_ns)])
+
+    step_s = spacing_ns(timeline) / 1e9
+    usual = float(run.powers.site @ run.seconds) / max(float(run.seconds.sum()), 1e-9)
+    call_s = np.minimum(run.call_s, step_s)
+    variance = run.noise.variation * usual**2 * step_s * float(np.average(call_s, weights=run.seconds + 1e-12))
+    return ticks.aged(timeline, Response(told_ns), expected, variance)
+
+
+def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
     """The design of those rows in which anything but idle may have happened."""
-    rows = windows(timeline, response)
     quiet = idle.quiet
     inside = quiet.gathered_ns(rows.end_ns) - quiet.gathered_ns(rows.start_ns) >= rows.end_ns - rows.start_ns
     rows = rows.take(~inside)
@@ -232,7 +270,7 @@ def _with_response(plain: Design, site_w: Floats, counter: bool) -> Design:
 
 
 def _expected(made: Design, found: Powers) -> Floats:
-    return np.asarray(made.seconds @ found.mean[: found.columns] + made.idle @ found.mean[found.columns :])
+    return np.asarray(made.seconds @ found.mean[: found.columns] + made.idle @ found.mean[found.columns :][: made.idle.shape[1]])
 
 
 def _alike(kept: _Columns) -> Floats:
