@@ -183,7 +183,7 @@ def _account(loops: Sequence[_Loop]) -> dict[str, Any]:
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process: with its start and end, ``cpu_s``; of the reading alone, ``reading_cpu_s``."""
+    """CPU seconds of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 
