@@ -258,7 +258,7 @@ def test_the_table_sorts_filters_and_says_how(opened):
 
 def test_a_site_that_is_not_told_apart_has_a_joint_figure(opened):
     row = opened.page.locator("#site-rows tr", has=opened.page.locator("th", has_text="json.loads"))
-    assert "not told apart from encoder.layer; jointly 13.0 J (11.7 J to 14.3 J)" in row.inner_text()
+    assert "not told apart\nfrom encoder.layer; jointly 13.0 J (11.7 J to 14.3 J)" in row.inner_text()
 
 
 def test_an_unknown_energy_reads_unknown_and_sorts_last(opened):

@@ -24,7 +24,7 @@ _OPTIONS = (
 
 
 def options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options; their values come as ``carbon_intensity``, ``zone``, ``pue``, ``price``, ``currency``."""
+    """Adds the options; their values come as ``carbon_intensity``, ``zone`` and so on."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -73,7 +73,8 @@ def _sites(rail: RailLedger, ledger: Ledger) -> str:
 
 def _row(ledger: SiteLedger, entry: SiteRail) -> tuple[str, ...]:
     site = ledger.site
-    place = f" {Path(site.file).name}:{site.line}" if site.file else ""
+    line = f":{site.line}" if site.line > 0 else ""
+    place = f" {Path(site.file).name}{line}" if site.file else ""
     energy = joules(entry.exclusive.energy_j) if entry.resolved else "not told apart"
     bounds = entry.exclusive if entry.resolved or entry.joint is None else entry.joint
     return (

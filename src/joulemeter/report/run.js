@@ -19,7 +19,7 @@ function si(value, unit) {
 const joules = value => si(value, "J");
 const bounds = energy => energy.low_j === null ? "interval unknown" : joules(energy.low_j) + " to " + joules(energy.high_j);
 const percent = (part, whole) => whole > 0 && part !== null ? (100 * part / whole).toFixed(1) + " %" : "";
-const place = site => site.file ? site.file.split("/").pop() + ":" + site.line : "";
+const place = site => site.file ? site.file.split("/").pop() + (site.line > 0 ? ":" + site.line : "") : "";
 function make(tag, attributes = {}, ...inside) {
   const made = document.createElement(tag);
   for (const [key, value] of Object.entries(attributes))
@@ -352,7 +352,7 @@ function siteRow(site, entry, whole) {
   const own = entry.exclusive, all = entry.inclusive, cell = (text, below) => make("td", {}, text, ...(below ? [make("small", {}, below)] : []));
   const name = make("th", { scope: "row", className: "left" }, make("code", {}, site.name), " ", make("span", { className: "soft" }, place(site)));
   const energy = entry.resolved ? joules(own.energy_j) : entry.confounded_with.length ? "not told apart" : "below resolution";
-  const range = entry.resolved ? bounds(own) : unresolved(entry);
+  const range = entry.resolved ? bounds(own) : unresolved(entry).replace(/^below the meter's resolution, |^not told apart /, "");
   return make("tr", {}, name, cell(site.kind), cell(site.calls.toLocaleString("en")), cell(si(site.exclusive_s, "s")), cell(energy, range),
     cell(joules(all.energy_j), bounds(all)), cell(entry.resolved && site.calls && own.energy_j !== null ? joules(own.energy_j / site.calls) : ""), cell(percent(own.energy_j, whole.energy_j)));
 }
