@@ -72,7 +72,9 @@ def test_enter_and_exit_are_pairs_of_stamp_and_code(engine: Any, tmp_path: Path)
     (pairs,) = lanes(tmp_path).values()
     assert codes(pairs) == [outer, inner, -1, -1]
     stamps = [t_ns for t_ns, _ in pairs]
-    assert before <= stamps[0] and stamps == sorted(stamps) and stamps[-1] <= time.monotonic_ns()
+    assert before <= stamps[0]
+    assert stamps == sorted(stamps)
+    assert stamps[-1] <= time.monotonic_ns()
     assert {line["id"]: line["name"] for line in lines(tmp_path) if "id" in line} == {
         outer: "outer",
         inner: "inner",
@@ -257,7 +259,11 @@ def test_a_forked_child_writes_files_of_its_own_and_goes_on_inside_the_open_span
     stop = threading.Event()
     other.start()
     recorder.enter(outer)
-    with pytest.warns(DeprecationWarning) if sys.version_info >= (3, 12) else contextlib.nullcontext():
+    with (
+        pytest.warns(DeprecationWarning, match="fork")
+        if sys.version_info >= (3, 12)
+        else contextlib.nullcontext()
+    ):
         child = os.fork()
     if child == 0:
         recorder.enter(inner)
@@ -330,11 +336,12 @@ def test_on_a_full_disk_spans_are_dropped_and_counted_and_the_program_goes_on(
     if "unshare" in done.stderr or "mount" in done.stderr:
         pytest.skip("no private mount namespace may be made here")
     seen = json.loads(done.stdout)
-    assert seen["first"] == 0 and seen["last"] == -1, "what was entered before still ends"
+    assert (seen["first"], seen["last"]) == (0, -1), "what was entered before still ends"
     assert seen["enters"] + 1 == seen["exits"]
     (line,) = seen["lines"]
     assert line["dropped"] == 100_000 - seen["enters"] > 0
-    assert "No space left" in line["why"] and line["from_ns"] > 0
+    assert "No space left" in line["why"]
+    assert line["from_ns"] > 0
 
 
 def test_the_script_may_close_every_descriptor_and_leave_the_folder(tmp_path: Path) -> None:

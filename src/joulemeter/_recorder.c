@@ -1471,25 +1471,31 @@ static PyTypeObject ManagerType = {
 /* ---------------------------------------------------------------- running a program with no frame of ours */
 
 static PyObject *run_main(PyObject *Py_UNUSED(module), PyObject *args) {
-    PyObject *code, *globals;
-    if (!PyArg_ParseTuple(args, "O!O!", &PyCode_Type, &code, &PyDict_Type, &globals)) return NULL;
+    Py_ssize_t count = PyTuple_GET_SIZE(args);
+    if (!count) {
+        PyErr_SetString(PyExc_TypeError, "run_main needs a callable");
+        return NULL;
+    }
+    PyObject *callee = PyTuple_GET_ITEM(args, 0), *rest = PyTuple_GetSlice(args, 1, count);
+    if (!rest) return NULL;
     PyThreadState *state = PyThreadState_Get();
-    /* The program's module frame is the outermost, as in a process of its own: f_back is None. */
+    /* What it runs is outermost, as in a process of its own: f_back is None. */
 #if PY_VERSION_HEX < 0x030D0000
     _PyCFrame *cframe = state->cframe;
     struct _PyInterpreterFrame *saved = cframe->current_frame;
     cframe->current_frame = NULL;
-    PyObject *result = PyEval_EvalCode(code, globals, globals);
+    PyObject *result = PyObject_Call(callee, rest, NULL);
     cframe->current_frame = saved;
 #elif PY_VERSION_HEX < 0x030E0000
     struct _PyInterpreterFrame *saved = state->current_frame;
     state->current_frame = NULL;
-    PyObject *result = PyEval_EvalCode(code, globals, globals);
+    PyObject *result = PyObject_Call(callee, rest, NULL);
     state->current_frame = saved;
 #else
     (void)state;
-    PyObject *result = PyEval_EvalCode(code, globals, globals);
+    PyObject *result = PyObject_Call(callee, rest, NULL);
 #endif
+    Py_DECREF(rest);
     return result;
 }
 
@@ -1509,7 +1515,7 @@ static PyObject *reserve(PyObject *Py_UNUSED(module), PyObject *args) {
 }
 
 static PyMethodDef module_methods[] = {
-    {"run_main", run_main, METH_VARARGS, "Runs code as the outermost frame of this thread."},
+    {"run_main", run_main, METH_VARARGS, "Calls a callable with no frame beneath it."},
     {"reserve", reserve, METH_VARARGS, "Allocates room for a file without making it longer; whether that worked."},
     {NULL},
 };

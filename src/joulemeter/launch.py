@@ -18,7 +18,7 @@ if __name__ == "__main__" and sys.path and not sys.flags.safe_path:
 import atexit
 import builtins
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import CodeType, ModuleType
 from typing import Any
@@ -121,7 +121,8 @@ def label(plan: Plan) -> str:
 class Program:
     """A program ready to run: parts of code, made when their turn comes, and what its ``__main__`` holds."""
 
-    parts: list[Callable[[], CodeType]]
+    parts: Sequence[Callable[[dict[str, Any]], Any]]
+    """Run in turn, each given the namespace of ``__main__``, and no frame beneath."""
     module: dict[str, Any] = field(default_factory=dict)
 
 
@@ -153,12 +154,13 @@ class Compiler:
         made: CodeType = self._sources.cell(source, filename, path, number)
         return made
 
-    def own(self, folder: str) -> None:
-        """Modules under ``folder`` are the program's own: they are rewritten as they are imported."""
+    def own(self, folder: str, *names: str) -> None:
+        """Modules under ``folder``, and those of these ``names``, are the program's own: they are rewritten
+        as they are imported."""
         if self._sources is not None:
             from joulemeter.frameworks.imports import Finder
 
-            sys.meta_path.insert(0, Finder(self._sources, (folder,), self._plan.rewrite))
+            sys.meta_path.insert(0, Finder(self._sources, (folder,), (*names, *self._plan.rewrite)))
 
     def flush(self) -> None:
         """Writes what was seen of arguments."""
@@ -181,24 +183,34 @@ def launch(plan: Plan, recorder: Recorder) -> None:
     recorder.enter(run)
     try:
         program = prepare(plan, compiler)
-        tracers.watch()
-        namespace = become_main(program.module)
+    except UsageError as error:
+        say(f"joulemeter: {error}")
+        sys.exit(error.exit_status)
+    tracers.watch()
+    fault = run_parts(program, become_main(program.module))
+    if fault is not None:
+        sys.exit(report(fault))
+
+
+def run_parts(program: Program, namespace: dict[str, Any]) -> BaseException | None:
+    """Runs the program; the exception that it did not catch, if any, but SystemExit, which is raised."""
+    try:
         for part in program.parts:
-            run_code(part(), namespace)
+            part(namespace)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - it is the program's, and told as Python tells it
-        sys.exit(report(error))
+        return error
+    return None
 
 
-def run_code(code: CodeType, namespace: dict[str, Any]) -> None:
-    """Runs ``code`` with no frame of ours beneath it, where the extension was built."""
+def outermost(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls ``function`` with no frame of ours beneath it, where the extension was built."""
     try:
         from joulemeter._recorder import run_main
     except ImportError:
-        exec(code, namespace)
-    else:
-        run_main(code, namespace)
+        return function(*arguments)
+    return run_main(function, *arguments)
 
 
 def report(error: BaseException) -> int:
@@ -214,7 +226,8 @@ def report(error: BaseException) -> int:
         raise
     except BaseException as second:  # noqa: BLE001 - what Python does with a broken excepthook
         sys.stderr.write("Error in sys.excepthook:\n")
-        sys.__excepthook__(type(second), second, second.__traceback__ and second.__traceback__.tb_next)
+        second.__traceback__ = second.__traceback__ and second.__traceback__.tb_next
+        sys.__excepthook__(type(second), second, second.__traceback__)
         sys.stderr.write("\nOriginal exception was:\n")
         sys.__excepthook__(type(error), error, trace)
     if isinstance(error, KeyboardInterrupt):
@@ -259,8 +272,11 @@ def prepare_code(plan: Plan, compiler: Compiler) -> Program:
     path_first("")
     sys.argv[:] = ["-c", *plan.arguments]
     compiler.own(os.getcwd())
-    code = [lambda: compiler.code(plan.program, "<string>")]
-    return Program(code, {"__loader__": BuiltinImporter, "__spec__": None})
+
+    def run(namespace: dict[str, Any]) -> None:
+        outermost(exec, compiler.code(plan.program, "<string>"), namespace)
+
+    return Program([run], {"__loader__": BuiltinImporter, "__spec__": None})
 
 
 def prepare_path(plan: Plan, compiler: Compiler) -> Program:
@@ -269,32 +285,53 @@ def prepare_path(plan: Plan, compiler: Compiler) -> Program:
 
     path = plan.program
     sys.argv[:] = [path, *plan.arguments]
+    path = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
     if os.path.isdir(path) or type(get_importer(path)).__name__ not in ("NoneType", "FileFinder"):
         path_first(path)
         compiler.own(os.path.abspath(path))
-        return prepare_main_of("", compiler)
+        return Program([lambda _: run_module("__main__", False)])
     folder = os.path.dirname(os.path.realpath(path))
     path_first(folder)
     compiler.own(folder)
-    path = path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
-    values = {
-        "__loader__": SourceFileLoader("__main__", path),
-        "__spec__": None,
-        "__file__": path,
-        "__cached__": None,
-    }
+    values = {"__loader__": SourceFileLoader("__main__", path), "__spec__": None, "__file__": path}
+    values["__cached__"] = None
     if path.endswith(".ipynb"):
+        import traceback
+
+        # Python's own printer reads lines from files; cells are none.
+        sys.excepthook = traceback.print_exception
         return Program(list(cells(path, compiler)), values)
+    source = read(path)
 
-    def code() -> CodeType:
+    def run(namespace: dict[str, Any]) -> None:
+        refuse_nulls(source, path)
+        outermost(exec, compiler.code(source, path), namespace)
+
+    return Program([run], values)
+
+
+def refuse_nulls(source: bytes, path: str) -> None:
+    """Raises the SyntaxError that Python has for files; for strings it has another one."""
+    at = source.find(b"\0")
+    if at >= 0:
+        line = source[:at].rpartition(b"\n")[2].decode("utf-8", "replace")
+        error = SyntaxError("source code cannot contain null bytes")
+        error.filename, error.lineno, error.text = path, source.count(b"\n", 0, at) + 1, line
+        raise error
+
+
+def read(path: str) -> bytes:
+    """The source of a script; where it cannot be read, exits as Python does."""
+    try:
         with open(path, "rb") as file:
-            return compiler.code(file.read(), path)
+            return file.read()
+    except OSError as error:
+        say(f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}")
+        sys.exit(2)
 
-    return Program([code], values)
 
-
-def cells(path: str, compiler: Compiler) -> Iterator[Callable[[], CodeType]]:
-    """The code of each cell of a notebook. Raises UsageError where it is none."""
+def cells(path: str, compiler: Compiler) -> Iterator[Callable[[dict[str, Any]], Any]]:
+    """What runs each cell of a notebook. Raises UsageError where it is none."""
     import linecache
 
     from joulemeter import notebook
@@ -302,42 +339,26 @@ def cells(path: str, compiler: Compiler) -> Iterator[Callable[[], CodeType]]:
     for cell in notebook.read(path, say):
         name = f"{path}, cell {cell.number}"
         linecache.cache[name] = (len(cell.source), None, cell.source.splitlines(keepends=True), name)
-        yield lambda cell=cell, name=name: compiler.cell(cell.source, name, path, cell.number)  # type: ignore[misc]
+
+        def run(namespace: dict[str, Any], cell: Any = cell, name: str = name) -> None:
+            outermost(exec, compiler.cell(cell.source, name, path, cell.number), namespace)
+
+        yield run
 
 
 def prepare_module(plan: Plan, compiler: Compiler) -> Program:
+    name = plan.program
     path_first(os.getcwd())
     sys.argv[:] = ["-m", *plan.arguments]
-    compiler.own(os.getcwd())
-    return prepare_main_of(plan.program, compiler)
+    compiler.own(os.getcwd(), name, f"{name}.__main__")
+    return Program([lambda _: run_module(name, True)])
 
 
-def prepare_main_of(name: str, compiler: Compiler) -> Program:
-    """The program ``-m name``; with no name, the ``__main__`` of the folder or zip first on the path."""
+def run_module(name: str, alter_argv: bool) -> None:
+    """Runs a module as ``python -m`` does, with the same frames of ``runpy`` beneath it."""
     import runpy
 
-    try:
-        if name:
-            _, spec, code = runpy._get_module_details(name, runpy._Error)  # type: ignore[attr-defined]
-        else:
-            _, spec, code = runpy._get_main_module_details(runpy._Error)  # type: ignore[attr-defined]
-    except runpy._Error as error:  # type: ignore[attr-defined]
-        sys.exit(f"{sys.executable}: {error}")
-    if name:
-        sys.argv[0] = spec.origin
-    values = {
-        "__loader__": spec.loader,
-        "__spec__": spec,
-        "__file__": spec.origin,
-        "__cached__": spec.cached,
-        "__package__": spec.parent,
-    }
-
-    def gated() -> CodeType:
-        source = spec.loader.get_source(spec.name) if hasattr(spec.loader, "get_source") else None
-        return code if source is None else compiler.code(source, code.co_filename)
-
-    return Program([gated], values)
+    outermost(runpy._run_module_as_main, name, alter_argv)  # type: ignore[attr-defined]
 
 
 class Tracers:
@@ -423,6 +444,12 @@ class Told:
         self._loader.exec_module(module)
         for callback in self._callbacks:
             callback()
+
+
+# Python leaves the frames of its import machinery out of tracebacks; this one is part of it.
+Told.exec_module.__code__ = Told.exec_module.__code__.replace(
+    co_filename="<frozen importlib._bootstrap_external>"
+)
 
 
 if __name__ == "__main__":

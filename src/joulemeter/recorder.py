@@ -2,8 +2,8 @@
 
 The hot path (``enter``, ``exit``, the gate of rewritten calls) is the extension ``joulemeter._recorder``
 where it was built, else its Python twins ``lanes`` and ``gates`` (together: ``pure``); this file is the
-one place that chooses. Files are opened to be appended to, and closed: the script may close every descriptor it
-finds, or change directory, without touching ours.
+one place that chooses. Files are opened to be appended to, and closed: the script may close every
+descriptor it finds, or change directory, without touching ours.
 """
 
 from __future__ import annotations
@@ -33,6 +33,9 @@ ADDED = struct.Struct("<5q")
 """One span given whole: lane number, site, start_ns, end_ns, parent site or −1."""
 ADDED_LANES = 1 << 20
 """Lanes named by tracers are numbered from here; lanes with a file of their own, from 0."""
+
+LAST_WORDS = 1 << 15
+"""Bytes kept for the file of sites, so that a full disk can still be told of."""
 
 
 class Recorder:
@@ -70,6 +73,8 @@ class Recorder:
         self._lane_numbers.clear()
         self._tails.clear()
         self._append_lines([])
+        if hasattr(self._engine, "reserve"):
+            self._engine.reserve(str(self._sites_path), LAST_WORDS)
 
     def site(
         self, name: str, kind: SiteKind, file: str = "", line: int = 0, column: int = 0, function: str = ""
@@ -118,7 +123,7 @@ class Recorder:
     def callers_at(self, lane: str, t_ns: NDArray[Any]) -> NDArray[Any]:
         """The innermost call site that was open on a lane at each moment, −1 for none; int64 (n,).
 
-        Moments are never earlier than those of the lane's previous question.
+        Moments lie no further back than a few seconds before the lane's previous question.
         """
         from joulemeter.lanetail import LaneTail
 

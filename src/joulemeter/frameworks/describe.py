@@ -179,6 +179,6 @@ def as_json(what: Description) -> dict[str, Any]:
     if len(what) == 2:
         value = what[1]
         # JSON has no complex numbers, no infinities and no NaN.
-        plain = isinstance(value, float) and math.isfinite(value) or not isinstance(value, float | complex)
+        plain = math.isfinite(value) if isinstance(value, float) else not isinstance(value, complex)
         return {"type": what[0], "value": value if plain else str(value)}
     return {"type": what[0]}

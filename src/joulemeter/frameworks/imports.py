@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib._bootstrap import _call_with_frames_removed  # type: ignore[attr-defined]
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
+from zipimport import zipimporter
 
 from joulemeter.frameworks import codecache, tracing
 from joulemeter.frameworks.calls import Judge
@@ -33,13 +35,25 @@ class Sources:
 
     def code(self, source: bytes | str, filename: str, flags: int = 0, cached: bool = False) -> CodeType:
         """``source`` compiled with gates; without, where that cannot be. Raises what ``compile`` raises."""
+        made = self.rewritten(source, filename, flags, cached)
+        if made is None:
+            made = compile(source, filename, "exec", flags, dont_inherit=True)
+            self.tell(filename)
+        return made
+
+    def tell(self, filename: str) -> None:
+        """Says that a file runs as it is, and why."""
+        self._say(f"joulemeter: {filename} runs unmetered: {self.unmetered[filename]}")
+
+    def rewritten(
+        self, source: bytes | str, filename: str, flags: int = 0, cached: bool = False
+    ) -> CodeType | None:
+        """``source`` compiled with gates; None where that cannot be, with the reason in ``unmetered``."""
         try:
             made = (codecache.compiled if cached else compiled)(source, filename, flags)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            plain: CodeType = compile(source, filename, "exec", flags, dont_inherit=True)
             self.unmetered[filename] = f"{type(error).__name__}: {error}"
-            self._say(f"joulemeter: {filename} runs unmetered: {self.unmetered[filename]}")
-            return plain
+            return None
         tracing.sources[filename] = (source, flags)
         return self.fill(made, filename)
 
@@ -82,13 +96,19 @@ class Finder:
         if name.partition(".")[0] in NEVER:
             return None
         spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and type(spec.loader) is SourceFileLoader and self.owns(name, spec):
+        if spec is None or spec.origin is None or not self.owns(name, spec):
+            return None
+        if type(spec.loader) is SourceFileLoader:
             spec.loader = Loader(spec.loader.name, str(spec.loader.path), self._sources)
-        return spec if spec is not None and isinstance(spec.loader, Loader) else None
+        elif isinstance(spec.loader, zipimporter):
+            spec.loader = ZipLoader(spec.loader.archive + os.sep + spec.loader.prefix, self._sources)
+        else:
+            return None
+        return spec
 
     def owns(self, name: str, spec: ModuleSpec) -> bool:
         """Whether a module is the program's, or of a package that it names."""
-        if name.partition(".")[0] in self._names:
+        if name in self._names or name.partition(".")[0] in self._names:
             return True
         where = os.path.realpath(str(spec.origin))
         inside = next((where[len(folder) :] for folder in self._folders if where.startswith(folder)), None)
@@ -120,4 +140,35 @@ class Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         """The module's code, with gates."""
         path = self.get_filename(fullname)
-        return self._sources.code(self.get_data(path), path, cached=not sys.dont_write_bytecode)
+        source = self.get_data(path)
+        made = self._sources.rewritten(source, path, cached=not sys.dont_write_bytecode)
+        if made is not None:
+            return made
+        plain: CodeType = _call_with_frames_removed(compile, source, path, "exec", dont_inherit=True)
+        self._sources.tell(path)
+        return plain
+
+
+class ZipLoader(zipimporter):
+    """Python's loader of modules in a zip file, but the code is rewritten where its source is there."""
+
+    def __init__(self, path: str, sources: Sources) -> None:
+        super().__init__(path.rstrip(os.sep))
+        self._sources = sources
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The module's code, with gates."""
+        source, path = self.get_source(fullname), self.get_filename(fullname)
+        if source is None:
+            return super().get_code(fullname)
+        return self._sources.rewritten(source, path) or super().get_code(fullname)
+
+
+def unseen(function: Any) -> None:
+    """Python leaves the frames of its import machinery out of tracebacks; these are part of it."""
+    machinery = SourceFileLoader.get_filename.__code__.co_filename
+    function.__code__ = function.__code__.replace(co_filename=machinery)
+
+
+unseen(Loader.get_code)
+unseen(ZipLoader.get_code)

@@ -359,8 +359,13 @@ def start_at_attribute(call: ast.Call, callee: ast.Attribute) -> None:
         return
     plain = len(call.args) + len(call.keywords) < 29 and all(keyword.arg for keyword in call.keywords)
     if plain and not any(isinstance(argument, ast.Starred) for argument in call.args):
-        call.lineno = callee.end_lineno
-        call.col_offset = max(0, callee.end_col_offset - len(callee.attr.encode()))
+        gate: Any = call.func
+        start = {"lineno": gate.lineno, "col_offset": gate.col_offset, "end_lineno": gate.end_lineno}
+        start["end_col_offset"] = gate.end_col_offset
+        # The gate is called on the name's line too, but what comes before it stays where it began.
+        call.func = ast.IfExp(ast.Constant(True, **start), gate, ast.Constant(None, **start), **start)
+        call.lineno = gate.lineno = callee.end_lineno
+        call.col_offset = gate.col_offset = max(0, callee.end_col_offset - len(callee.attr.encode()))
 
 
 class Compiled(NamedTuple):
