@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAVE = -1
+KEPT_NS = 5_000_000_000
+"""How long a pair is remembered: several profilers ask about the same moments, one after the other."""
 
 
 class LaneTail:
-    """Follows one lane's pairs (t_ns, code) from where it last looked; moments asked never go back."""
+    """Follows one lane's pairs (t_ns, code) from where it last looked, and remembers those of KEPT_NS."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -20,14 +22,30 @@ class LaneTail:
         self._open: list[int] = []
         self._inner = -1
         """The innermost wanted site after the last pair read."""
+        self._before = -1
+        """The same before the first pair remembered."""
+        self._t_ns = np.empty(0, np.int64)
+        self._after = np.empty(0, np.int64)
 
     def innermost_at(self, t_ns: NDArray[np.int64], wanted: Container[int]) -> NDArray[np.int64]:
-        """The innermost open site among ``wanted`` at each of ``t_ns``, −1 for none; both int64 (n,)."""
-        before = self._inner
+        """The innermost open site among ``wanted`` at each of ``t_ns``, −1 for none; both int64 (n,).
+
+        Moments more than KEPT_NS before the last question get the site that was open then.
+        """
         pairs = self._fresh()
-        inner = np.array([self._step(code, wanted) for code in pairs[:, 1].tolist()], np.int64)
-        after = np.concatenate([[before], inner])
-        return after[np.searchsorted(pairs[:, 0], t_ns, side="right")]
+        if len(pairs):
+            self._forget(int(pairs[0, 0]) - KEPT_NS)
+            fresh = np.array([self._step(code, wanted) for code in pairs[:, 1].tolist()], np.int64)
+            self._t_ns = np.concatenate([self._t_ns, pairs[:, 0]])
+            self._after = np.concatenate([self._after, fresh])
+        inner = np.concatenate([[self._before], self._after])
+        return inner[np.searchsorted(self._t_ns, t_ns, side="right")]
+
+    def _forget(self, until_ns: int) -> None:
+        gone = int(np.searchsorted(self._t_ns, until_ns))
+        if gone:
+            self._before = int(self._after[gone - 1])
+            self._t_ns, self._after = self._t_ns[gone:], self._after[gone:]
 
     def _fresh(self) -> NDArray[np.int64]:
         """The pairs written since the last look; the file's tail may be room not written yet."""

@@ -91,7 +91,7 @@ class BulkSink(SpanSink, Protocol):
     def callers_at(self, lane: str, t_ns: NDArray[Any]) -> NDArray[Any]:
         """The innermost call site that was open on a lane at each moment, −1 for none; int64 (n,).
 
-        Moments are never earlier than those of the lane's previous question.
+        Moments lie no further back than a few seconds before the lane's previous question.
         """
 
     def site_at(self, caller: int, name: str, kind: SiteKind) -> int:

@@ -1,0 +1,157 @@
+"""Profilers in cycles: what a framework's profiler saw is fetched every so often, so that nothing grows."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from joulemeter.frameworks.xplane import Event, Line
+from joulemeter.span import BulkSink
+
+CYCLE_S = 1.0
+ANCHOR = "joulemeter"
+"""The name of the record that every cycle begins with: it ties the profiler's clock to ours."""
+
+
+class Cycles:
+    """Runs ``turn`` on the main thread every ``period_s``, between two of the program's own instructions."""
+
+    def __init__(self, turn: Callable[[], None], period_s: float = CYCLE_S) -> None:
+        self._turn = turn
+        self._period_s = period_s
+        self._done = threading.Event()
+        # ctypes holds no reference to the callback it hands out: this one must live as long as we do.
+        self._call = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._called)
+        self._thread = threading.Thread(target=self._wait, name="joulemeter-cycles", daemon=True)
+
+    def start(self) -> None:
+        """Begins to count."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No turn begins after this."""
+        self._done.set()
+
+    def _wait(self) -> None:
+        while not self._done.wait(self._period_s):
+            ctypes.pythonapi.Py_AddPendingCall(self._call, None)
+
+    def _called(self, _: object) -> int:
+        if not self._done.is_set():
+            self._turn()
+        return 0
+
+
+class Session(Protocol):
+    """A framework's profiler, started as soon as it is made."""
+
+    def anchor(self) -> AbstractContextManager[object]:
+        """A record of the name ANCHOR while it is open."""
+
+    def finish(self) -> list[Line]:
+        """Stops, and hands over what was recorded."""
+
+
+class Operation(NamedTuple):
+    """One operator: its name for the reader, its stamps, and what was dispatched to launch it, if known."""
+
+    name: str
+    start_ns: int
+    end_ns: int
+    dispatch: str = ""
+
+
+class Recording:
+    """Sessions one after the other, each written to the sink as spans when it ends.
+
+    ``read`` makes operators of a line's events. Those of the main thread nest on its lane under the calls
+    in the source; those of the framework's own threads stand on lanes of their own, under the operator
+    whose ``dispatch`` they carry, else under the call that was open when they began.
+    """
+
+    def __init__(
+        self,
+        sink: BulkSink,
+        begin: Callable[[], Session],
+        read: Callable[[Sequence[Event]], Iterator[Operation]],
+        own: str,
+    ) -> None:
+        self._sink = sink
+        self._begin = begin
+        self._read = read
+        self._own = sink.site(own, "span")
+        self._home = threading.main_thread().name
+        self._session: Session | None = None
+        self._anchor_ns = 0
+
+    def open(self) -> None:
+        """Starts a session; stamps of our clock around its first record tie the two."""
+        self._session = self._begin()
+        before = time.monotonic_ns()
+        with self._session.anchor():
+            self._anchor_ns = (before + time.monotonic_ns()) // 2
+
+    def reopen(self) -> None:
+        """Starts a session unless one runs."""
+        if self._session is None:
+            self.open()
+
+    def turn(self, again: bool = True) -> None:
+        """Ends the session, begins the next and writes what the first saw; its cost is a span of its own."""
+        if self._session is None:
+            return
+        self._sink.enter(self._own)
+        try:
+            lines, anchor_ns = self._session.finish(), self._anchor_ns
+            self._session = None
+            if again:
+                self.open()
+            self._write(lines, anchor_ns)
+        finally:
+            self._sink.exit()
+
+    def _write(self, lines: list[Line], anchor_ns: int) -> None:
+        found = _anchored(lines)
+        if found is None:
+            return
+        home, anchor = found
+        offset_ns = anchor_ns - (anchor.start_ns + anchor.end_ns) // 2
+        lines.sort(key=lambda line: line is not home)
+        dispatched: dict[str, int] = {}
+        for line in lines:
+            operations = sorted(self._read(line.events), key=lambda each: (each.start_ns, -each.end_ns))
+            if operations:
+                self._write_line(operations, offset_ns, self._home if line is home else line.name, dispatched)
+
+    def _write_line(
+        self, operations: list[Operation], offset_ns: int, lane: str, dispatched: dict[str, int]
+    ) -> None:
+        start_ns = np.array([each.start_ns for each in operations], np.int64) + offset_ns
+        end_ns = np.array([each.end_ns for each in operations], np.int64) + offset_ns
+        callers = self._sink.callers_at(self._home, start_ns)
+        rows = []
+        for each, caller, start, end in zip(
+            operations, callers.tolist(), start_ns.tolist(), end_ns.tolist(), strict=True
+        ):
+            site = self._sink.site_at(caller, each.name, "operator")
+            if lane == self._home:
+                dispatched[each.dispatch] = site
+                rows.append((site, start, end, -1))
+            else:
+                rows.append((site, start, end, dispatched.get(each.dispatch, caller)))
+        self._sink.add_many(lane, np.array(rows, np.int64))
+
+
+def _anchored(lines: list[Line]) -> tuple[Line, Event] | None:
+    """The main thread's line, which has the anchor; None where the profiler lost it."""
+    for line in lines:
+        for event in line.events:
+            if event.name == ANCHOR:
+                return line, event
+    return None
