@@ -23,11 +23,16 @@ RAILS = (
 
 
 def sites(script: str) -> tuple[Site, ...]:
-    sizes = {"input": {"shape": {"32x128": 30, "64x128": 10}, "bytes": {"16384": 30, "32768": 10}}}
+    def seen(*shapes: tuple[int, int, int]) -> dict[str, object]:
+        tensor = {"type": "torch.Tensor", "dtype": "torch.float32", "device": "cpu"}
+        each = [{**tensor, "shape": [a, b], "bytes": 4 * a * b, "count": n} for a, b, n in shapes]
+        return {"described": 40, "of": 40, "each": {"0": each}}
+
+    sizes = seen((32, 128, 30), (64, 128, 10))
     return (
         Site(0, "train.py", "run", script, 1),
         Site(1, "torch.nn.functional.linear", "operator", script, 3, 4, "step", sizes),
-        Site(2, "torch.relu <b>&amp;</b>; inner", "operator", script, 4, 4, "step"),
+        Site(2, "torch.relu <b>&amp;</b>; inner", "operator", script, 4, 4, "step", seen((32, 64, 40))),
         Site(3, "encoder.layer", "module", script, 2, 0, "main"),
         Site(4, "sgemm_128x64", "kernel"),
         Site(5, "json.loads", "call", script, 6, 0, "main"),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import pytest
 
 import sample_run
 import web
-from joulemeter import calltree
+from joulemeter import argument_sizes, calltree
 from joulemeter.ledger import Ledger
 from joulemeter.report import html
 from joulemeter.run import Run
@@ -123,9 +124,37 @@ def test_lines_of_source_carry_the_joules_of_their_sites(written):
     assert "4" not in file["lines"]["1"]  # relu is not known there: no joules, not zero
 
 
-def test_every_mapping_of_values_to_counts_is_a_distribution():
-    found = html.distributions({"input": {"shape": {"2x3": 4}, "bytes": {"24": 4}}, "note": "text"})
-    assert found == [("input shape", {"2x3": 4.0}), ("input bytes", {"24": 4.0})]
+def test_arguments_as_tracers_describe_them_are_counted_by_size():
+    linear = {
+        "type": "torch.Tensor",
+        "shape": [32, 128],
+        "dtype": "torch.float32",
+        "device": "cpu",
+        "bytes": 16384,
+    }
+    described = {
+        "described": 4,
+        "of": 4,
+        "each": {"0": [{**linear, "count": 3}, {"type": "NoneType", "count": 1}]},
+    }
+    ((name, (tensor, none)),) = argument_sizes.distributions(described)
+    assert (name, tensor.text, tensor.size_bytes, tensor.count) == ("0", "32×128 float32", 16384.0, 3.0)
+    assert none.text == "NoneType"
+    assert argument_sizes.bytes_per_call(described) == 16384 * 3 / 4
+
+
+def test_any_mapping_of_values_to_counts_is_a_distribution():
+    found = argument_sizes.distributions({"input": {"shape": {"2x3": 4}, "bytes": {"24": 4}}, "note": "text"})
+    assert [(name, [(s.text, s.count) for s in seen]) for name, seen in found] == [
+        ("input shape", [("2x3", 4.0)]),
+        ("input bytes", [("24", 4.0)]),
+    ]
+
+
+def test_arguments_without_sizes_have_no_bytes_not_zero():
+    assert math.isnan(
+        argument_sizes.bytes_per_call({"each": {"n": [{"type": "int", "value": 3, "count": 2}]}})
+    )
 
 
 def test_a_pruned_tree_keeps_every_joule_and_every_caller(run):

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from joulemeter import calltree, comparison, source_lines, thinning
-from joulemeter.ledger import Energy, Ledger, RailLedger, number
+from joulemeter import argument_sizes, calltree, comparison, source_lines, svg_plot, thinning
+from joulemeter.ledger import Energy, Ledger, RailLedger, SiteLedger, number
 from joulemeter.run import Run
 from joulemeter.timeline import Timeline
-from joulemeter.units import joules, seconds, watts
+from joulemeter.units import joules, seconds, si, watts
 
 EXTENSION = "html"
 BINARY = False
@@ -271,35 +271,53 @@ def _source_section(run: Run, ledger: Ledger) -> tuple[str, str]:
 
 
 def _arguments(ledger: Ledger) -> tuple[str, str]:
-    """How often each site saw each argument size."""
-    plots = "".join(
-        f"<h3><code>{escape(site.site.name)}</code></h3>{_distribution(path, counts)}"
+    """Sizes against joules over all sites, then how often each site saw which argument."""
+    lists = "".join(
+        f"<h3><code>{escape(site.site.name)}</code></h3>{_distribution(site.site.name, name, seen)}"
         for site in ledger.sites
-        for path, counts in distributions(site.site.arguments)
+        for name, seen in argument_sizes.distributions(site.site.arguments)
     )
-    return section("Argument sizes", plots) if plots else ("Argument sizes", "")
+    if not lists:
+        return "Argument sizes", ""
+    inside = f"<details><summary>Every argument seen</summary>{lists}</details>"
+    return section("Argument sizes", _size_plot(ledger) + inside)
 
 
-def distributions(arguments: dict[str, Any], path: str = "") -> list[tuple[str, dict[str, float]]]:
-    """Every mapping of values to counts found in a site's arguments, with the path of keys to it."""
-    if arguments and all(isinstance(v, int | float) and not isinstance(v, bool) for v in arguments.values()):
-        return [(path, {str(key): float(value) for key, value in arguments.items()})]
-    inner = ((key, value) for key, value in arguments.items() if isinstance(value, dict))
-    return [each for key, value in inner for each in distributions(value, f"{path} {key}".strip())]
+def _size_plot(ledger: Ledger) -> str:
+    """Bytes of a call's arguments against its own joules on the first rail that has both for two sites."""
+    for rail in ledger.rails:
+        bubbles = [bubble for site in ledger.sites if (bubble := _sized(site, rail.rail.id))]
+        if len(bubbles) > 1:
+            label = f"Bytes of arguments per call against own joules per call on {rail.rail.name}"
+            drawn = svg_plot.svg(
+                bubbles, "bytes of arguments per call", "J per call", label, log_y=True, line=False
+            )
+            region = f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}, plot">'
+            return f"<p>{escape(label)} ({rail.rail.origin}).</p>{region}{drawn}</div>"
+    return ""
 
 
-def _distribution(path: str, counts: dict[str, float], most: int = 12) -> str:
-    # Sizes stand in their own order, words by how often they were seen.
-    numeric = all(key.lstrip("-").isdigit() for key in counts)
-    pairs = sorted(counts.items(), key=lambda kv: int(kv[0]) if numeric else -kv[1])
-    whole = max(counts.values())
+def _sized(site: SiteLedger, rail: int) -> svg_plot.Bubble | None:
+    size = argument_sizes.bytes_per_call(site.site.arguments)
+    own = next((e.exclusive.energy_j for e in site.rails if e.rail == rail and e.resolved), math.nan)
+    if not (size > 0 and own > 0 and site.calls > 0):
+        return None
+    return svg_plot.Bubble(site.site.name, size, size, size, own / site.calls, math.nan, True)
+
+
+def _distribution(site: str, name: str, seen: list[argument_sizes.Seen], most: int = 12) -> str:
+    # Sizes stand in their own order, values by how often they were seen.
+    sized = all(not math.isnan(each.size_bytes) for each in seen)
+    ordered = sorted(seen, key=lambda each: each.size_bytes if sized else -each.count)
+    whole = max(each.count for each in seen)
     rows = "".join(
-        f'<tr><th scope="row">{escape(key)}</th><td>{count:g}</td><td class="left" style="width:60%">'
-        f'<span class="bar" style="width:{_percent(count, whole)}" aria-hidden="true"></span></td></tr>'
-        for key, count in pairs[:most]
+        f'<tr><th scope="row">{escape(each.text)}</th><td>{si(each.size_bytes, "B") if sized else ""}</td>'
+        f'<td>{each.count:g}</td><td class="left" style="width:50%">'
+        f'<span class="bar" style="width:{_percent(each.count, whole)}" aria-hidden="true"></span></td></tr>'
+        for each in ordered[:most]
     )
-    left = f'<p class="soft">{len(pairs) - most} more values.</p>' if len(pairs) > most else ""
-    return table((path or "value", "seen", "of the most"), rows, f"{path or 'values'} seen") + left
+    left = f'<p class="soft">{len(ordered) - most} more values.</p>' if len(ordered) > most else ""
+    return table((f"Argument {name}", "Size", "Seen", "Of the most"), rows, f"{site}, argument {name}") + left
 
 
 def _percent(part: float, whole: float) -> str:
