@@ -78,7 +78,10 @@ def test_where_cpu_time_is_not_counted_half_load_is_assumed_and_said_never_zero(
     source = estimate.open(proc(tmp_path, INTEL.format(model=85, stepping=7), stat))
     time.sleep(0.002)
     first = source.read()[0]
-    assert first.value > 0
+    seconds = (first.t_ns - source._opened_ns) / 1e9
+    assert first.value == pytest.approx(
+        source._threads * seconds * (source.curve.idle_w + source.curve.full_w) / 2
+    )
     rail = source.rails[0]
     assert "half load is assumed" in rail.note
     curve = source.curve

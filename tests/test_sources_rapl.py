@@ -162,19 +162,18 @@ class Staircase:
     def sleep(self, seconds: float) -> None:
         self.now += round(seconds * 1e9) + self.chance.randrange(20_000, 90_000)
 
-    def refreshed_ns(self, t_ns: float) -> float:
-        return t_ns // self.period_ns * self.period_ns
-
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         self.now += 1_500
         self.reads += 1
         fault = self.faults.get(self.reads)
         if isinstance(fault, OSError):
             raise fault
-        late = self.chance.randrange(self.jitter_ns) if self.jitter_ns else 0
         if fault is not None:
             return fault
-        return b"%d\n" % round(self.power_w * self.refreshed_ns(self.now - late) / 1e3)
+        number = self.now // self.period_ns
+        if self.jitter_ns and self.now % self.period_ns < random.Random(number).randrange(self.jitter_ns):
+            number -= 1  # this refresh is late
+        return b"%d\n" % round(self.power_w * number * self.period_ns / 1e3)
 
     def metered(self, tree: Path) -> rapl.Powercap:
         return rapl.Powercap(tree, rapl.find_zones(tree), self.clock, self.sleep, self.pread)
@@ -304,3 +303,12 @@ def test_a_wrap_wherever_it_falls_costs_no_joule(start_uj, seed, range_uj):
 def test_the_polling_bound_is_range_over_power(tmp_path):
     rail = rapl.open(str(powercap_tree(tmp_path, ONE, range_uj=65_000_000))).rails[0]
     assert rapl.polling_bound_s(rail, 130.0) == pytest.approx(0.5)
+
+
+def test_a_jump_earlier_in_the_run_does_not_make_a_later_wrap_ambiguous(tmp_path):
+    rail = rapl.open(str(powercap_tree(tmp_path, ONE))).rails[0]
+    t_ns = np.arange(8) * 1_001_000
+    value = np.array([1.0, 1.1, 262_143.0, 262_143.1, 262_143.2, 262_143.3, 0.07115, 0.17115])
+    line = timeline.from_readings(rail, t_ns, value)
+    assert [gap.reason for gap in line.gaps] == ["impossible value"]
+    assert line.between(t_ns[2], t_ns[7]) == pytest.approx(0.5)

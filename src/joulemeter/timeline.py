@@ -112,8 +112,9 @@ def _mend_falls(
     if rail.range_j is None:
         reasons[fell] = "reset"
         return step_j, reasons
-    power = step_j[~fell] / dt_s[~fell]
-    usual_w = float(power.max()) if len(power) else 0.0
+    power = step_j[~fell] / np.maximum(dt_s[~fell], 1e-3)
+    # A jump that no supply made (a foreign reset) says nothing about the usual power.
+    usual_w = float(power.max(initial=0.0, where=power <= MAX_PLAUSIBLE_W))
     # Ten times the highest power seen, never less than 1 kW and never more than any supply gives.
     limit_w = min(MAX_PLAUSIBLE_W, max(1_000.0, 10 * usual_w))
     wrapped = np.where(fell, step_j + rail.range_j, step_j)

@@ -37,7 +37,7 @@ KNOWN_ERROR, STAND_IN_ERROR, UNKNOWN_ERROR = 0.5, 0.7, 0.9
 _WIDEST = 0.95
 """The interval of an estimate never reaches zero: some power is drawn."""
 _TICK_NS = 10_000_000
-_SHARE_OF_A_CORE = 0.005
+_SHARE_OF_A_CORE = 0.02
 """On hosts of many CPUs /proc/stat is slow: it is read no more often than costs this much of a core."""
 
 
@@ -164,7 +164,7 @@ class Estimate:
                 name="cpu",
                 kind="counter",
                 origin="estimated",
-                period_ns=max(_TICK_NS, round(cost_ns / _SHARE_OF_A_CORE)),
+                period_ns=_TICK_NS * max(1, round(cost_ns / _SHARE_OF_A_CORE / _TICK_NS)),
                 source="estimate",
                 relative_error=self.curve.relative_error,
                 note=self.explained,

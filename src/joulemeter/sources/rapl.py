@@ -49,13 +49,17 @@ a reference at the supply lines (Khan et al., "RAPL in Action", 2018), and nothi
 _FOLDER = re.compile(r"(?P<control>[a-z][\w-]*)(?P<numbers>(:\d+)+)")
 _PACKAGE = re.compile(r"package-(?P<which>\d+(-die-\d+)?)")
 _PSYS_WATCH_S = 0.02
-_LOOK_NS = (25_000_000, 400_000_000)
-"""How often a counter is watched as it moves: at first, and at most rarely."""
+_LOOK_NS = (4_000_000, 400_000_000)
+"""How soon a counter is watched again as it moves: at first, and when its pace is well known."""
+_NO_PACE_NS = 2_000_000_000
+"""How soon a counter is watched again that showed no steady pace."""
+_EDGES = 7
+"""From so many refreshes in a row the pace is learned."""
 _NEAR_NS = 60_000
 """What a moment may be off by; nearer to a refresh than this, nobody knows which side a read is on."""
 _AHEAD_NS = 150_000
 """How much earlier than a refresh we wake to see it: a sleep ends some 100 µs late."""
-_DOUBTS = 4
+_DOUBTS = 3
 """So many contradictions in a row, and the pace is taken for unknown."""
 _TOLERANCE = 0.1
 """How far, as a fraction of the period, a refresh may come from where it was expected."""
@@ -116,12 +120,16 @@ class Refresh:
         return self._edge_ns is not None
 
     def acquire(self, edges_ns: list[int]) -> None:
-        """Learns the pace from refreshes seen in a row; where they come unsteadily, that there is none."""
+        """Learns the pace from refreshes seen one after another, of which some may have been missed; where
+        they come unsteadily, that there is none."""
+        self.look_after_ns, self._doubts, self._edge_ns = _LOOK_NS[0], 0, None
         gaps = [later - earlier for earlier, later in pairwise(edges_ns)]
-        steady = len(gaps) > 1 and max(gaps) < (1 + 2 * _TOLERANCE) * min(gaps) and min(gaps) > 4 * _NEAR_NS
-        self._edge_ns = edges_ns[-1] if steady else None
-        self.period_ns = (edges_ns[-1] - edges_ns[0]) / len(gaps) if steady else float(REFRESH_NS)
-        self.look_after_ns, self._doubts = _LOOK_NS[0], 0
+        if len(gaps) < 2 or min(gaps) < 4 * _NEAR_NS:
+            return
+        counts = [round(gap / min(gaps)) for gap in gaps]
+        period_ns = sum(gaps) / sum(counts)
+        if all(abs(gap / period_ns - count) < _TOLERANCE for gap, count in zip(gaps, counts, strict=True)):
+            self.period_ns, self._edge_ns = period_ns, edges_ns[-1]
 
     def learn(self, edge_ns: int) -> None:
         """Moves phase and period towards one more refresh that was seen."""
@@ -139,7 +147,7 @@ class Refresh:
         self.look_after_ns = min(2 * self.look_after_ns, _LOOK_NS[1]) if steady else _LOOK_NS[0]
 
     def doubt(self) -> None:
-        """Something was seen that does not go with the pace."""
+        """Something was seen that does not go with the pace: look again soon."""
         self._doubts += 1
         self.look_after_ns = _LOOK_NS[0]
         if self._doubts >= _DOUBTS:
@@ -184,8 +192,7 @@ class Powercap:
         self._fds = [os.open(zone.energy_file, os.O_RDONLY) for zone in zones]
         self._refreshes = [Refresh() for _ in zones]
         self._given: dict[int, Reading] = {}
-        self._next_probe_ns = 0
-        self._turn = 0
+        self._look_ns = [0 for _ in zones]
         if all(math.isnan(self._joules(number)) for number in range(len(zones))):
             self.close()
             raise SourceUnavailable(f"rapl: no counter below {root} answers", f"cat {zones[0].energy_file}")
@@ -197,10 +204,9 @@ class Powercap:
 
     def read(self) -> list[Reading]:
         """All zones that have something new or do not answer. Now and then waits some ms for a refresh."""
-        if self._fds and self._clock() >= self._next_probe_ns:
-            self._probe()
+        seen = self._watched_move()
         readings = (self._reading(number) for number in range(len(self._fds)))
-        return [reading for reading in readings if reading is not None]
+        return [*seen, *(reading for reading in readings if reading is not None)]
 
     def _reading(self, number: int) -> Reading | None:
         refresh = self._refreshes[number]
@@ -213,18 +219,20 @@ class Powercap:
             if t_ns - before.t_ns < _QUIET_REFRESHES * refresh.period_ns:
                 return None
         elif not math.isnan(value):
-            t_ns = self._refreshed_ns(refresh, t_ns, before)
+            t_ns = self._refreshed_ns(number, t_ns, before)
         reading = Reading(number, t_ns, value)
         if not math.isnan(value):
             self._given[number] = reading
         return reading
 
-    def _refreshed_ns(self, refresh: Refresh, t_ns: int, before: Reading | None) -> int:
+    def _refreshed_ns(self, number: int, t_ns: int, before: Reading | None) -> int:
         """When the counter took the value read at ``t_ns``."""
+        refresh = self._refreshes[number]
         edge_ns = round(refresh.before(t_ns))
         if before is not None and edge_ns <= before.t_ns:
             # A second value within one refresh: it is not where we think it is.
             refresh.doubt()
+            self._look_ns[number] = 0
             return t_ns
         return edge_ns
 
@@ -245,41 +253,51 @@ class Powercap:
             # EIO, ENODATA, ENODEV after a hot-unplug, or an empty answer: this zone did not answer this time.
             return math.nan
 
-    def _probe(self) -> None:
-        """Watches the next counter in turn as it moves, so that its pace stays known."""
-        number = self._turn = (self._turn + 1) % len(self._fds)
+    def _watched_move(self) -> list[Reading]:
+        """Watches a counter as it moves, where that is due, to keep its pace known; returns its moves."""
+        if not self._fds or self._clock() < min(self._look_ns):
+            return []
+        number = self._look_ns.index(min(self._look_ns))
         refresh = self._refreshes[number]
         if refresh.known:
-            self._see_one(number, refresh)
+            moves = self._watch_one(number, refresh)
+            again_ns = refresh.look_after_ns
         else:
-            refresh.acquire(self._edges(number, 4, 6 * REFRESH_NS))
-        after_ns = refresh.look_after_ns if refresh.known else _LOOK_NS[1]
-        self._next_probe_ns = self._clock() + after_ns // len(self._fds)
+            moves = self._moves(number, _EDGES, (_EDGES + 1) * REFRESH_NS)
+            refresh.acquire([move.t_ns for move in moves])
+            again_ns = refresh.look_after_ns if refresh.known else _NO_PACE_NS
+        self._look_ns[number] = self._clock() + again_ns
+        if moves:
+            self._given[number] = moves[-1]
+        return moves
 
-    def _see_one(self, number: int, refresh: Refresh) -> None:
+    def _watch_one(self, number: int, refresh: Refresh) -> list[Reading]:
         now = self._clock()
-        to_next_ns = refresh.before(now) + refresh.period_ns - now
-        if to_next_ns < _AHEAD_NS:
-            to_next_ns += refresh.period_ns
-        self._sleep((to_next_ns - _AHEAD_NS) / 1e9)
-        edges_ns = self._edges(number, 1, 2 * _AHEAD_NS)
-        if edges_ns:
-            refresh.learn(edges_ns[0])
+        next_ns = refresh.before(now) + refresh.period_ns
+        if next_ns - now < _AHEAD_NS:
+            next_ns += refresh.period_ns
+        self._sleep((next_ns - _AHEAD_NS - now) / 1e9)
+        if self._clock() > next_ns - _NEAR_NS:
+            return []  # woken too late to see it: that says nothing about the pace
+        moves = self._moves(number, 1, 2 * _AHEAD_NS)
+        if moves:
+            refresh.learn(moves[0].t_ns)
         else:
             refresh.doubt()
+        return moves
 
-    def _edges(self, number: int, count: int, patience_ns: int) -> list[int]:
-        """When the counter moved, ``count`` times or as often as it did within ``patience_ns``."""
-        edges: list[int] = []
+    def _moves(self, number: int, count: int, patience_ns: int) -> list[Reading]:
+        """The counter's next ``count`` moves, stamped when they happened; fewer where they take too long."""
+        moves: list[Reading] = []
         before_ns, before = self._stamped(number)
         deadline_ns = before_ns + patience_ns
-        while len(edges) < count and before_ns < deadline_ns:
+        while len(moves) < count and before_ns < deadline_ns:
             t_ns, value = self._stamped(number)
             # A longer gap between the two reads means that something else ran: the moment is not known.
-            if value != before and t_ns - before_ns < _NEAR_NS:
-                edges.append((before_ns + t_ns) // 2)
+            if value != before and not math.isnan(value - before) and t_ns - before_ns < _NEAR_NS:
+                moves.append(Reading(number, (before_ns + t_ns) // 2, value))
             before_ns, before = t_ns, value
-        return edges
+        return moves
 
     def close(self) -> None:
         """Closes the counters' files."""
