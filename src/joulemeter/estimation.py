@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter import ticks
-from joulemeter.design import Design, Response, Stretches, Windows, design, spacing_ns, windows
+from joulemeter.design import Design, Response, Stretches, Windows, design, windows
 from joulemeter.idle import Idle
 from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised
-from joulemeter.occupancy import Occupancy, seconds_between
+from joulemeter.occupancy import Occupancy
 from joulemeter.response import Found
 from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
 from joulemeter.timeline import Timeline
@@ -28,8 +27,8 @@ MOST_COLUMNS = 400
 WORK = 2.0e10
 """Multiplications spent on normal equations: beyond it neighbouring readings are added up first."""
 
-TICK_ROUNDS = 2
-"""How often ticks and powers are found from each other."""
+SHIFTS = 4
+"""How often the rows are laid out again with the lag that the fit asks for."""
 
 MOST_SINGLE = 60
 """Long calls that get a power of their own."""
@@ -61,7 +60,7 @@ class Estimate:
     idle: Idle
     variation: float
     call_s: Floats
-    notes: tuple[str, ...] = ()
+    response: Response
 
 
 def estimate(
@@ -69,8 +68,6 @@ def estimate(
 ) -> Estimate:
     """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span explains of it."""
     response = guess.response
-    step = spacing_ns(timeline)
-    told_ns = timeline.rail.lag_ns if timeline.rail.lag_ns is not None else response.lag_ns - step // 2
     kept = _columns(occupancy, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
     call_s = np.append(_call_seconds(kept.occupancy), 1e-3)
     call_s[:-1][kept.single] = np.minimum(call_s[:-1][kept.single], STEADY_S)
@@ -78,13 +75,27 @@ def estimate(
     seconds = np.append(_seen_seconds(kept.occupancy, seen), gap.seconds_between(span).sum())
     made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
     if len(made) == 0:
-        return _nothing(occupancy, idle)
+        return _nothing(occupancy, idle, response)
     run = _fitted(made, guess, idle, seconds, call_s, kept)
-    for _ in range(TICK_ROUNDS if _ticks_show(timeline, made, run) else 0):
-        rows = _aged(timeline, run, kept.occupancy, idle, gap, guess, told_ns)
-        made = _rows(rows, idle, kept.occupancy, gap, call_s)
-        run = _fitted(made, guess, idle, seconds, call_s, kept)
-    return _spread_out(run, kept, occupancy, seen, idle)
+    for _ in range(SHIFTS):
+        moved = _moved(timeline, response, run)
+        if moved == response:
+            break
+        response = moved
+        made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
+        run = _fitted(made, guess, idle, seconds, call_s, kept, run)
+    return _spread_out(run, kept, occupancy, seen, idle, response)
+
+
+def _moved(timeline: Timeline, response: Response, run: _Fit) -> Response:
+    """The response with what the fit says of its lag and window, where that is more than their edges can blur."""
+    shift = run.shift_s * 1e9
+    lag, span = response.lag_ns, response.window_ns
+    if abs(shift[0]) > 0.5 * run.around_ns:
+        lag = max(lag + int(shift[0]), timeline.rail.lag_ns if timeline.rail.lag_ns is not None else 0)
+    if len(shift) > 1 and abs(shift[1]) > 0.5 * run.around_ns:
+        span = int(np.clip(span + shift[1], 0.5 * span, 2 * span))
+    return Response(lag, span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +148,8 @@ class _Fit:
     energies: Energies
     noise: Noise
     call_s: Floats
+    shift_s: Floats
+    around_ns: int
 
 
 def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
@@ -166,35 +179,6 @@ def _own_seconds(occupancy: Occupancy) -> Floats:
     return np.asarray(np.maximum(length - inner, 0.0))
 
 
-def _ticks_show(timeline: Timeline, made: Design, run: _Fit) -> bool:
-    """Whether a counter ticks about as often as it is read, so that some rows hold no tick and others two."""
-    if timeline.rail.kind != "counter" or len(timeline.t_ns) > ticks.MOST or len(made) < 50:
-        return False
-    rows = windows(timeline, Response(0))
-    stale = 1 - len(rows) / max(int((~timeline.unknown).sum()), 1)
-    expected = _expected(made, run.powers)
-    return 0.003 < ticks.misfits(made.windows.energy_j, expected) + stale < 0.4
-
-
-def _aged(
-    timeline: Timeline, run: _Fit, occupancy: Occupancy, idle: Idle, gap: Stretches, guess: Found, told_ns: int
-) -> Windows:
-    """The rows with each reading moved back to its tick, given what is known of the powers."""
-    power = run.powers.site
-    level = float(np.mean(run.powers.mean[len(power) :][: len(idle.knots_ns)]))
-
-    def expected(at_ns: Ints) -> Floats:
-        edges = np.unique(at_ns)
-        joules = seconds_between(occupancy, edges) @ power[:-1] + gap.seconds_between(edges) * power[-1]
-        return np.asarray(np.append(0.0, np.cumsum(joules + level * np.diff(edges) / 1e9))[np.searchsorted(edges, at_ns)])
-
-    step_s = spacing_ns(timeline) / 1e9
-    usual = float(run.powers.site @ run.seconds) / max(float(run.seconds.sum()), 1e-9)
-    call_s = np.minimum(run.call_s, step_s)
-    variance = run.noise.variation * usual**2 * step_s * float(np.average(call_s, weights=run.seconds + 1e-12))
-    return ticks.aged(timeline, Response(told_ns), expected, variance)
-
-
 def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
     """The design of those rows in which anything but idle may have happened."""
     quiet = idle.quiet
@@ -202,8 +186,12 @@ def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
     rows = _coarser(rows, int(len(rows) * columns**2 / WORK) + 1)
-    around = int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
-    return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), around)
+    return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), _around(rows))
+
+
+def _around(rows: Windows) -> int:
+    """How far about an edge to look for what a wrong lag would do: a fiftieth of a row, 20 µs to 2 ms."""
+    return int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
 
 
 def _coarser(rows: Windows, every: int) -> Windows:
@@ -219,7 +207,9 @@ def _coarser(rows: Windows, every: int) -> Windows:
                    energy_j=np.add.reduceat(rows.energy_j, first), linked=rows.linked[first])
 
 
-def _fitted(plain: Design, guess: Found, idle: Idle, seconds: Floats, call_s: Floats, kept: _Columns) -> _Fit:
+def _fitted(
+    plain: Design, guess: Found, idle: Idle, seconds: Floats, call_s: Floats, kept: _Columns, before: _Fit | None = None
+) -> _Fit:
     spent = float(plain.windows.energy_j.sum() - (plain.idle @ idle.mean_w).sum())
     usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(float(plain.seconds.sum()), 1e-9)
     prior = _power_prior(usual_w, SHAPE, kept)
@@ -228,19 +218,22 @@ def _fitted(plain: Design, guess: Found, idle: Idle, seconds: Floats, call_s: Fl
     usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
     believed, alike = _believed(idle, guess, counter), _alike(kept)
     made = _with_response(plain, at, counter)
-    for turn in range(4):
+    if before is not None:
+        noise, at = before.noise, np.maximum(before.powers.site, 0.05 * usual_w)
+        made = _with_response(plain, before.powers.site, counter)
+    for turn in range(4 if before is None else 2):
         sample, chosen = _sample(made)
         noise = fit_noise(sample, _joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual)
         found = powers(gram(made, at, noise, extra, work=False), prior, believed, alike / usual_w**2)
         at = np.maximum(found.site, 0.05 * usual_w)
         made = _with_response(plain, found.site, counter)
-        if turn < 3:
+        if turn < 3 or before is not None:
             extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
         prior = _power_prior(usual_w, _shape(found, usual_w, seconds), kept)
     sums = gram(made, at, noise, extra)
     found = powers(sums, prior, believed, alike / usual_w**2)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
-    return _Fit(seconds, found, energies(sums, found, seconds, left), noise, call_s)
+    return _Fit(seconds, found, energies(sums, found, seconds, left), noise, call_s, found.mean[found.columns + len(idle.mean_w) :], _around(plain.windows))
 
 
 def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
@@ -337,20 +330,18 @@ def _work_variance(made: Design, sums: Gram, seconds: Floats, call_s: Floats, at
     return np.asarray(noise.variation * at**2 * (in_rows + beyond))
 
 
-def _nothing(occupancy: Occupancy, idle: Idle) -> Estimate:
+def _nothing(occupancy: Occupancy, idle: Idle, response: Response) -> Estimate:
     count = len(occupancy.sites) + 1
-    return Estimate(np.zeros(count), np.zeros(count), Energies(np.zeros(count), np.zeros((count, count))), idle, 0.0, np.zeros(count))
+    return Estimate(np.zeros(count), np.zeros(count), Energies(np.zeros(count), np.zeros((count, count))), idle, 0.0, np.zeros(count), response)
 
 
-def _spread_out(run: _Fit, kept: _Columns, occupancy: Occupancy, seen: Stretches, idle: Idle) -> Estimate:
+def _spread_out(
+    run: _Fit, kept: _Columns, occupancy: Occupancy, seen: Stretches, idle: Idle, response: Response
+) -> Estimate:
     """From columns back to sites: long calls add up to their site; sites that share a column share it by time."""
     count, columns = len(kept.rare), len(run.seconds)
     knots = slice(columns, columns + len(idle.mean_w))
     posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.powers.covariance[knots, knots])
-    shift = run.powers.mean[knots.stop :]
-    sigma = np.sqrt(np.diag(run.powers.covariance)[knots.stop :])
-    import os
-    if os.environ.get("TR"): print("noise",run.noise,"shift ms",shift*1e3, sigma*1e3)
     alone = _seen_seconds(occupancy, seen)
     weights = np.zeros((count + 1, columns))
     own = np.flatnonzero(kept.site >= 0)
@@ -366,4 +357,4 @@ def _spread_out(run: _Fit, kept: _Columns, occupancy: Occupancy, seen: Stretches
     total_s = np.append(alone, run.seconds[-1])
     power_w = np.divide(np.maximum(joules, 0.0), total_s, out=np.zeros(count + 1), where=total_s > 0)
     made = Energies(joules, weights @ run.energies.covariance @ weights.T + np.diag(extra))
-    return Estimate(total_s, power_w, made, posterior, run.noise.variation, np.append(_call_seconds(occupancy), 1e-3))
+    return Estimate(total_s, power_w, made, posterior, run.noise.variation, np.append(_call_seconds(occupancy), 1e-3), response)

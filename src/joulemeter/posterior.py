@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RESTING = 0.1
 """How likely it is beforehand that a site draws next to nothing: it waits."""
 
-RESOLVED = 0.12
+RESOLVED = 0.15
 """A site is resolved where its 95 % interval reaches no further than this fraction to either side."""
 
 GRID = 241

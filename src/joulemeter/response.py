@@ -12,6 +12,7 @@ from scipy import linalg, signal, sparse
 from joulemeter.design import Design, Response, Windows, hats, spacing_ns
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
 from joulemeter.occupancy import Occupancy, seconds_between
+from joulemeter.reading import Rail
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -46,24 +47,27 @@ class Found:
     window_sigma_ns: float
 
 
-def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> tuple[list[Found], tuple[str, ...]]:
-    """Responses of a rail's meter, the likeliest first, and notes on what had to be estimated.
-
-    ``idle_w`` is a first figure of idle power.
-    """
+def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Found]:
+    """Responses of a rail's meter, the likeliest first; ``idle_w`` is a first figure of idle power."""
     rail = timeline.rail
     step = spacing_ns(timeline)
     gauge = rail.kind == "gauge"
     told = Response(rail.lag_ns or 0, (rail.window_ns or max(rail.period_ns, 1)) if gauge else 0)
     lag_known, window_known = rail.lag_ns is not None, not gauge or rail.window_ns is not None
     if len(timeline.t_ns) < 8 or not len(occupancy):
-        notes = () if lag_known else ("lag not known and too few readings to estimate it: taken as 0",)
-        return [Found(told, 0.0, 0.05 * step, 0.0)], notes
+        return [Found(told, 0.0, 0.05 * step, 0.0)]
     search = _Search(timeline, occupancy, idle_w, told)
-    found = _narrowed(search, _first_pairs(told, lag_known, window_known, step, gauge), step, lag_known and gauge, window_known)
-    notes = [] if lag_known else [f"lag estimated: {found[0].response.lag_ns / 1e6:.3g} ms"]
-    notes += [] if window_known else [f"averaging window estimated: {found[0].response.window_ns / 1e6:.3g} ms"]
-    return found, tuple(notes)
+    pairs = _first_pairs(told, lag_known, window_known, step, gauge)
+    least = told.lag_ns if lag_known else 0
+    return _narrowed(search, pairs, step, least, lag_known and gauge, window_known)
+
+
+def notes(rail: Rail, response: Response) -> tuple[str, ...]:
+    """What had to be estimated, in words."""
+    made = [] if rail.lag_ns is not None else [f"lag estimated: {response.lag_ns / 1e6:.3g} ms"]
+    if rail.kind == "gauge" and rail.window_ns is None:
+        made.append(f"averaging window estimated: {response.window_ns / 1e6:.3g} ms")
+    return tuple(made)
 
 
 def _first_pairs(told: Response, lag_known: bool, window_known: bool, step: int, gauge: bool) -> list[Response]:
@@ -86,7 +90,7 @@ def _spans(step: int, told: int) -> Ints:
     return np.unique(some[(some <= max(LONGEST_WINDOW_NS, 2 * step)) & (some >= min(step // 10, 10_000_000))])
 
 
-def _narrowed(search: _Search, pairs: list[Response], step: int, lag_fixed: bool, window_fixed: bool) -> list[Found]:
+def _narrowed(search: _Search, pairs: list[Response], step: int, least: int, lag_fixed: bool, window_fixed: bool) -> list[Found]:
     """The likeliest of ``pairs``, then finer ones around them."""
     grain = _grain([pair.lag_ns for pair in pairs])
     ratio = 1.3
@@ -109,7 +113,7 @@ def _narrowed(search: _Search, pairs: list[Response], step: int, lag_fixed: bool
         grain, ratio = max(grain / 3, 1.0), ratio ** 0.5
         pairs = []
         for leader in leaders:
-            lags = [leader.lag_ns] if lag_fixed else [max(0, int(leader.lag_ns + k * grain)) for k in (-2, -1, 0, 1, 2)]
+            lags = [leader.lag_ns] if lag_fixed else [max(least, int(leader.lag_ns + k * grain)) for k in (-2, -1, 0, 1, 2)]
             spans = [leader.window_ns] if window_fixed else [int(leader.window_ns * f) for f in (1 / ratio, 1.0, ratio)]
             pairs += [Response(lag, span) for lag in lags for span in spans]
         pairs = list(dict.fromkeys(pairs))
