@@ -50,7 +50,9 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One operator call: ``operator`` without namespace and overload (``conv2d``), arguments by schema name."""
+    """One operator call: ``operator`` without namespace and overload (``conv2d``), arguments by schema
+    name.
+    """
 
     operator: str
     name: str
@@ -91,7 +93,9 @@ def nodes(call: Call) -> list[Node]:
     if handler is None or not call.results:
         moved = math.fsum(each.bytes for each in (*call.tensors, *call.results))
         why = "no formula for this operator"
-        return [Node(None, f"{call.namespace}.{call.operator}", call.name, call.module, reads, writes, moved, why)]
+        return [
+            Node(None, f"{call.namespace}.{call.operator}", call.name, call.module, reads, writes, moved, why)
+        ]
     made = list(handler(call))
     full = f"{call.namespace}.{call.operator}"
     copies = [Node(kernel, f"{full} (copy)", call.name, call.module) for kernel in made[:-1]]
@@ -129,12 +133,19 @@ def _conv(call: Call) -> Made:
 def _transposed(call: Call) -> Made:
     x, w = call.arguments["input"], call.arguments["weight"]
     shape, weight = [list(each.shape) for each in (x, w)]
-    stride, padding, extra = (_list(call.get(n, o), len(shape) - 2) for n, o in (("stride", 1), ("padding", 0), ("output_padding", 0)))
+    stride, padding, extra = (
+        _list(call.get(n, o), len(shape) - 2)
+        for n, o in (("stride", 1), ("padding", 0), ("output_padding", 0))
+    )
     if len(shape) == 3:
         shape, weight = [*shape[:2], 1, shape[2]], [*weight[:2], 1, weight[2]]
         stride, padding, extra = [1, *stride], [0, *padding], [0, *extra]
     bias = call.get("bias") is not None
-    return [layers.transposed_convolution(shape, weight, stride, padding, extra, int(call.get("groups", 1)), bias, x.dtype)]
+    return [
+        layers.transposed_convolution(
+            shape, weight, stride, padding, extra, int(call.get("groups", 1)), bias, x.dtype
+        )
+    ]
 
 
 def _linear(call: Call) -> Made:
@@ -146,14 +157,18 @@ def _linear(call: Call) -> Made:
 
 def _addmm(call: Call) -> Made:
     a, b = call.arguments["mat1"], call.arguments["mat2"]
-    return [*_copies(a), layers.fully_connected(a.shape[0], b.shape[0], b.shape[1], True, a.dtype, in_out=True)]
+    return [
+        *_copies(a),
+        layers.fully_connected(a.shape[0], b.shape[0], b.shape[1], True, a.dtype, in_out=True),
+    ]
 
 
 def _matmul(call: Call) -> Made:
     a, b = call.first, call.get("other") or call.get("mat2")
     if b.constant and len(b.shape) == 2:
         in_out = b.contiguous
-        return [*_copies(a), layers.fully_connected(math.prod(a.shape[:-1]), *b.shape, False, a.dtype, in_out=in_out)]
+        rows, (c_in, c_out) = math.prod(a.shape[:-1]), b.shape
+        return [*_copies(a), layers.fully_connected(rows, c_in, c_out, False, a.dtype, in_out=in_out)]
     transposed = len(b.shape) > 1 and b.strides[-1] != 1
     copies = [copy for each in (a, b) for copy in _copies(each) if len(each.shape) > 3]
     return [*copies, layers.product(a.shape, b.shape, a.dtype, transposed and not len(b.shape) > 3)]
@@ -166,7 +181,11 @@ def _einsum(call: Call) -> Made:
     if len(letters) != 2 or "." in left:
         return [layers.elementwise(call.results[0].shape, len(call.tensors), "einsum")]
     a, b = letters
-    size = {c: n for names, x in zip(letters, call.tensors, strict=True) for c, n in zip(names, x.shape, strict=True)}
+    size = {
+        c: n
+        for names, x in zip(letters, call.tensors, strict=True)
+        for c, n in zip(names, x.shape, strict=True)
+    }
     both = [c for c in a if c in b]
     count = math.prod(size[c] for c in both if c in result)
     inner = math.prod(size[c] for c in both if c not in result)
@@ -202,7 +221,10 @@ def _fast_encoder(call: Call) -> Made:
     inside, rows = (n, heads, length, width // heads), n * length
     norm, add = layers.row_norm("layernorm", x.shape, width), layers.binary("add", x.shape, x.shape)
     act = layers.activation("gelu" if call.get("use_gelu", False) else "relu", (rows, hidden))
-    one, two = layers.fully_connected(rows, width, hidden, True), layers.fully_connected(rows, hidden, width, True)
+    one, two = (
+        layers.fully_connected(rows, width, hidden, True),
+        layers.fully_connected(rows, hidden, width, True),
+    )
     project = layers.fully_connected(rows, width, 3 * width, True), layers.attention(inside, inside)
     return [*project, layers.fully_connected(rows, width, width, True), add, norm, one, act, two, add, norm]
 
@@ -217,7 +239,11 @@ def _instance_norm(call: Call) -> Made:
 
 
 def _group_norm(call: Call) -> Made:
-    return [layers.group_norm(call.first.shape, int(call.get("num_groups", call.get("group", 1))), call.first.dtype)]
+    return [
+        layers.group_norm(
+            call.first.shape, int(call.get("num_groups", call.get("group", 1))), call.first.dtype
+        )
+    ]
 
 
 def _row_norm(family: str) -> Handler:
@@ -274,12 +300,21 @@ def _pool(kind: str) -> Handler:
         padding = _list(call.get("padding", 0), dims)
         shape = x.shape
         if dims == 1:
-            shape, window, stride, padding = (*shape[:2], 1, shape[2]), [1, *window], [1, *stride], [0, *padding]
+            shape, window, stride, padding = (
+                (*shape[:2], 1, shape[2]),
+                [1, *window],
+                [1, *stride],
+                [0, *padding],
+            )
         if dims == 3:  # depth counts as more images: the window's depth is left to its height
             shape = (shape[0], shape[1], shape[2] * shape[3], shape[4])
             window, stride = [window[0] * window[1], window[2]], [stride[0] * stride[1], stride[2]]
             padding = padding[1:]
-        return [layers.pool(kind, shape, window, stride, padding, bool(call.get("ceil_mode", False)), x.dtype, x.layout)]
+        return [
+            layers.pool(
+                kind, shape, window, stride, padding, bool(call.get("ceil_mode", False)), x.dtype, x.layout
+            )
+        ]
 
     return made
 
@@ -347,7 +382,9 @@ def _copy_result(call: Call) -> Made:
 
 def _embedding(call: Call) -> Made:
     table, tokens = call.arguments["weight"], call.arguments["indices"]
-    return [layers.embedding(math.prod(tokens.shape), table.shape[0], math.prod(table.shape[1:]), table.dtype)]
+    return [
+        layers.embedding(math.prod(tokens.shape), table.shape[0], math.prod(table.shape[1:]), table.dtype)
+    ]
 
 
 def _index(call: Call) -> Made:
@@ -371,7 +408,9 @@ def _recurrent(family: str) -> Handler:
         batch_first = bool(call.get("batch_first", False))
         batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
         inputs = weights[0::2]
-        return [layers.recurrent(family, steps, batch, w.shape[1], w.shape[0] // gates, x.dtype) for w in inputs]
+        return [
+            layers.recurrent(family, steps, batch, w.shape[1], w.shape[0] // gates, x.dtype) for w in inputs
+        ]
 
     return made
 
@@ -399,64 +438,88 @@ def viewable(shape: Sequence[int], strides: Sequence[int], result: Sequence[int]
     return not wanted
 
 
-_BOOKKEEPING = frozenset(
-    "_assert_tensor_metadata _assert_scalar sym_size sym_numel sym_stride sym_constrain_range getitem _assert_async item "
-    "sym_constrain_range_for_size lift_fresh_copy lift_fresh detach _local_scalar_dense".split()
-)
+_BOOKKEEPING = frozenset((
+    "_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_size", "sym_numel", "sym_stride",
+    "sym_constrain_range", "sym_constrain_range_for_size", "getitem", "item", "lift_fresh_copy", "lift_fresh",
+    "detach", "_local_scalar_dense",
+))  # fmt: skip
 
-_TABLE: dict[str, Handler] = {
-    **dict.fromkeys("conv1d conv2d conv3d convolution".split(), _conv),
-    **dict.fromkeys("conv_transpose1d conv_transpose2d".split(), _transposed),
-    "linear": _linear,
-    "addmm": _addmm,
-    **dict.fromkeys("matmul mm bmm".split(), _matmul),
-    "einsum": _einsum,
-    "scaled_dot_product_attention": _attention,
-    "_native_multi_head_attention": _fast_attention,
-    "_transformer_encoder_layer_fwd": _fast_encoder,
-    **dict.fromkeys("batch_norm _native_batch_norm_legit_no_training native_batch_norm".split(), _batch_norm),
-    "instance_norm": _instance_norm,
-    **dict.fromkeys("group_norm native_group_norm".split(), _group_norm),
-    **dict.fromkeys("layer_norm native_layer_norm".split(), _row_norm("layernorm")),
-    "rms_norm": _row_norm("rmsnorm"),
-    **{name: _activation(name) for name in "relu relu6 sigmoid silu gelu tanh elu".split()},
-    **{"hardswish": _activation("hswish"), "hardsigmoid": _activation("hardsigmoid"), "leaky_relu": _activation("leaky-relu")},
-    "hardtanh": _hardtanh,
-    **{name: _binary(name) for name in "add mul sub div".split()},
-    **dict.fromkeys(
-        "neg exp sqrt abs rsqrt pow log log1p sin cos erf ne eq ge gt le lt __and__ __or__ __xor__ bitwise_and bitwise_or "
-        "bitwise_not logical_and logical_or logical_not where masked_fill clamp clamp_min clamp_max maximum minimum rsub "
-        "floor ceil round sign square reciprocal softplus mish prelu triu tril cumsum diff floor_divide remainder isinf isnan "
-        "addcmul addcdiv lerp celu selu logsigmoid hardshrink threshold log_sigmoid".split(),
+_BY_HANDLER: tuple[tuple[str, Handler], ...] = (
+    ("conv1d conv2d conv3d convolution", _conv),
+    ("conv_transpose1d conv_transpose2d", _transposed),
+    ("linear", _linear),
+    ("addmm", _addmm),
+    ("matmul mm bmm", _matmul),
+    ("einsum", _einsum),
+    ("scaled_dot_product_attention", _attention),
+    ("_native_multi_head_attention", _fast_attention),
+    ("_transformer_encoder_layer_fwd", _fast_encoder),
+    ("batch_norm _native_batch_norm_legit_no_training native_batch_norm", _batch_norm),
+    ("instance_norm", _instance_norm),
+    ("group_norm native_group_norm", _group_norm),
+    ("layer_norm native_layer_norm", _row_norm("layernorm")),
+    ("rms_norm", _row_norm("rmsnorm")),
+    ("hardswish", _activation("hswish")),
+    ("leaky_relu", _activation("leaky-relu")),
+    ("hardtanh", _hardtanh),
+    (
+        "neg exp sqrt abs rsqrt pow log log1p sin cos erf ne eq ge gt le lt __and__ __or__ __xor__ "
+        "bitwise_and "
+        "bitwise_or bitwise_not logical_and logical_or logical_not where masked_fill clamp clamp_min "
+        "clamp_max "
+        "maximum minimum rsub floor ceil round sign square reciprocal softplus mish prelu triu tril cumsum "
+        "diff "
+        "floor_divide remainder isinf isnan addcmul addcdiv lerp celu selu hardshrink threshold log_sigmoid",
         _elementwise,
     ),
-    **dict.fromkeys("arange new_zeros new_ones zeros ones full fill zero zeros_like ones_like full_like new_full scalar_tensor".split(), _fill),
-    "max_pool1d": _pool("maxpool"), "max_pool2d": _pool("maxpool"), "max_pool3d": _pool("maxpool"),
-    "max_pool2d_with_indices": _pool("maxpool"),
-    "avg_pool1d": _pool("avgpool"), "avg_pool2d": _pool("avgpool"), "avg_pool3d": _pool("avgpool"),
-    **dict.fromkeys("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d".split(), _adaptive("avgpool")),
-    "adaptive_max_pool2d": _adaptive("maxpool"),
-    **dict.fromkeys("softmax log_softmax _softmax _log_softmax".split(), _softmax),
-    **dict.fromkeys("mean sum amax amin max min argmax argmin var std norm linalg_vector_norm prod any all var_mean logsumexp".split(), _reduction),
-    **dict.fromkeys("cat concat stack concatenate".split(), _concat),
-    **dict.fromkeys(
-        "view permute transpose t unsqueeze squeeze select slice expand chunk split split_with_sizes unbind alias dropout "
-        "unflatten swapaxes movedim narrow view_as expand_as feature_dropout alpha_dropout numpy_T diagonal real "
-        "broadcast_to unfold as_strided".split(),
+    (
+        "arange new_zeros new_ones zeros ones full fill zero zeros_like ones_like full_like new_full "
+        "scalar_tensor",
+        _fill,
+    ),
+    ("max_pool1d max_pool2d max_pool3d max_pool2d_with_indices", _pool("maxpool")),
+    ("avg_pool1d avg_pool2d avg_pool3d", _pool("avgpool")),
+    ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _adaptive("avgpool")),
+    ("adaptive_max_pool2d", _adaptive("maxpool")),
+    ("softmax log_softmax _softmax _log_softmax", _softmax),
+    (
+        "mean sum amax amin max min argmax argmin var std norm linalg_vector_norm prod any all var_mean "
+        "logsumexp",
+        _reduction,
+    ),
+    ("cat concat stack concatenate", _concat),
+    (
+        "view permute transpose t unsqueeze squeeze select slice expand chunk split split_with_sizes unbind "
+        "alias "
+        "dropout unflatten swapaxes movedim narrow view_as expand_as feature_dropout alpha_dropout numpy_T "
+        "diagonal real broadcast_to unfold as_strided",
         _view,
     ),
-    **dict.fromkeys("reshape flatten _unsafe_view _reshape_alias view_copy reshape_as".split(), _reshape),
-    "contiguous": _contiguous,
-    "clone": _clone,
-    **dict.fromkeys("to _to_copy type_as float half".split(), _to),
-    **dict.fromkeys(
-        "pad constant_pad_nd reflection_pad2d replication_pad2d roll copy pixel_shuffle pixel_unshuffle channel_shuffle repeat "
-        "flip gather scatter slice_scatter select_scatter im2col col2im repeat_interleave tile index_put scatter_add".split(),
+    ("reshape flatten _unsafe_view _reshape_alias view_copy reshape_as", _reshape),
+    ("contiguous", _contiguous),
+    ("clone", _clone),
+    ("to _to_copy type_as float half", _to),
+    (
+        "pad constant_pad_nd reflection_pad2d replication_pad2d roll copy pixel_shuffle pixel_unshuffle "
+        "channel_shuffle repeat flip gather scatter slice_scatter select_scatter im2col col2im "
+        "repeat_interleave tile index_put scatter_add",
         _copy_result,
     ),
-    "embedding": _embedding,
-    **dict.fromkeys("index index_select".split(), _index),
-    **dict.fromkeys("upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bicubic2d_aa _upsample_bilinear2d_aa".split(), _resize),
-    "lstm": _recurrent("lstm"),
-    "gru": _recurrent("gru"),
-}  # fmt: skip
+    ("embedding", _embedding),
+    ("index index_select", _index),
+    (
+        "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bicubic2d_aa "
+        "_upsample_bilinear2d_aa",
+        _resize,
+    ),
+    ("lstm", _recurrent("lstm")),
+    ("gru", _recurrent("gru")),
+)
+_TABLE: dict[str, Handler] = {
+    **{name: handler for names, handler in _BY_HANDLER for name in names.split()},
+    **{
+        name: _activation(name)
+        for name in ("relu", "relu6", "sigmoid", "hardsigmoid", "silu", "gelu", "tanh", "elu")
+    },
+    **{name: _binary(name) for name in ("add", "mul", "sub", "div")},
+}

@@ -65,7 +65,9 @@ class Device:
         """A plain object, with its fingerprint; NaN becomes null."""
         data = {**asdict(self), "fingerprint": self.fingerprint}
         for level in data["levels"]:
-            level.update({key: None for key, value in level.items() if value != value})
+            level.update(
+                {key: None for key, value in level.items() if isinstance(value, float) and math.isnan(value)}
+            )
         return data
 
     @staticmethod

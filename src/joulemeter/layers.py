@@ -27,11 +27,18 @@ def convolution(
     dtype: str = "float32",
     layout: str = "",
 ) -> Kernel:
-    """A convolution of ``x`` (n, c, …) by ``weight`` (out, c / groups, …); depthwise where each group is one channel."""
+    """A convolution of ``x`` (n, c, …) by ``weight`` (out, c / groups, …); depthwise where each group is
+    one channel.
+    """
     c_in, c_out = x[1], weight[0]
     axes = _AXES[len(x) - 2]
     family = "dwconv" if groups == c_in and groups > 1 and c_out % groups == 0 else "conv"
-    shape: dict[str, Value] = {"in_channels": c_in, "out_channels": c_out, "groups": groups, "bias": int(bias)}
+    shape: dict[str, Value] = {
+        "in_channels": c_in,
+        "out_channels": c_out,
+        "groups": groups,
+        "bias": int(bias),
+    }
     for i, axis in enumerate(axes):
         size = weight[2 + i]
         shape |= {axis: x[2 + i], f"kernel_{axis}": size, f"stride_{axis}": stride[i]}
@@ -47,7 +54,12 @@ def transposed_convolution(
     dtype: str = "float32",
 ) -> Kernel:  # fmt: skip
     """A transposed convolution of ``x`` (n, c, h, w) by ``weight`` (c, out / groups, kh, kw)."""
-    shape: dict[str, Value] = {"in_channels": x[1], "out_channels": weight[1] * groups, "groups": groups, "bias": int(bias)}
+    shape: dict[str, Value] = {
+        "in_channels": x[1],
+        "out_channels": weight[1] * groups,
+        "groups": groups,
+        "bias": int(bias),
+    }
     for i, axis in enumerate(_AXES[2]):
         shape |= {axis: x[2 + i], f"kernel_{axis}": weight[2 + i], f"stride_{axis}": stride[i]}
         shape |= {f"padding_{axis}": padding[i], f"output_padding_{axis}": extra[i]}
@@ -82,10 +94,10 @@ def product(a: Shape, b: Shape, dtype: str = "float32", transposed: bool = False
     return Kernel("matmul", shape, dtype)
 
 
-def attention(
-    q: Shape, k: Shape, dtype: str = "float32", causal: bool = False, mask: bool = False
-) -> Kernel:
-    """Scaled dot-product attention of ``q`` (n, heads, queries, width) over ``k`` (n, key_heads, keys, width)."""
+def attention(q: Shape, k: Shape, dtype: str = "float32", causal: bool = False, mask: bool = False) -> Kernel:
+    """Scaled dot-product attention of ``q`` (n, heads, queries, width) over ``k`` (n, key_heads, keys,
+    width).
+    """
     q, k = tuple(q), tuple(k)
     shape: dict[str, Value] = {
         "heads": q[-3] if len(q) > 3 else 1,
@@ -101,13 +113,24 @@ def attention(
 
 
 def pool(
-    kind: str, x: Shape, window: Shape, stride: Shape, padding: Shape, ceil: bool = False, dtype: str = "float32",
+    kind: str,
+    x: Shape,
+    window: Shape,
+    stride: Shape,
+    padding: Shape,
+    ceil: bool = False,
+    dtype: str = "float32",
     layout: str = "",
-) -> Kernel:  # fmt: skip
+) -> Kernel:
     """A ``maxpool`` or ``avgpool`` of ``x`` (n, c, h, w)."""
     shape: dict[str, Value] = {"in_channels": x[1]}
     for i, axis in enumerate(_AXES[2]):
-        shape |= {axis: x[2 + i], f"kernel_{axis}": window[i], f"stride_{axis}": stride[i], f"padding_{axis}": padding[i]}
+        shape |= {
+            axis: x[2 + i],
+            f"kernel_{axis}": window[i],
+            f"stride_{axis}": stride[i],
+            f"padding_{axis}": padding[i],
+        }
     if ceil:
         shape["ceil"] = 1
     return Kernel(kind, _laid(shape, layout), dtype, x[0])
@@ -177,7 +200,9 @@ def elementwise(x: Shape, operands: int, operator: str = "", dtype: str = "float
 def binary(
     family: str, x: Shape, other: Shape, in_place: bool = False, dtype: str = "float32", layout: str = ""
 ) -> Kernel:
-    """``x`` and ``other`` added, multiplied … with broadcasting; ``layout`` is the second's, where it differs."""
+    """``x`` and ``other`` added, multiplied … with broadcasting; ``layout`` is the second's, where it
+    differs.
+    """
     result = _broadcast(x, other)
     if math.prod(x) < math.prod(other):
         x, other = other, x
@@ -185,7 +210,12 @@ def binary(
     if math.prod(other) == math.prod(result):
         shape = {"elements": math.prod(result)}
         if layout and len(result) == 4:
-            shape = {"outer": result[0], "channels": result[1], "inner": math.prod(result[2:]), "layout": layout}
+            shape = {
+                "outer": result[0],
+                "channels": result[1],
+                "inner": math.prod(result[2:]),
+                "layout": layout,
+            }
     elif math.prod(other) <= 1:
         shape = {"elements": math.prod(result), "broadcast": "scalar"}
     else:
@@ -227,14 +257,24 @@ def concat(parts: Sequence[Shape], axis: int, dtype: str = "float32") -> Kernel:
     first = parts[0]
     axis %= max(len(first), 1)
     whole = sum(part[axis] for part in parts)
-    shape: dict[str, Value] = {"in_channels": whole, "height": math.prod(first[axis + 1 :]), "width": 1, "parts": len(parts)}
+    shape: dict[str, Value] = {
+        "in_channels": whole,
+        "height": math.prod(first[axis + 1 :]),
+        "width": 1,
+        "parts": len(parts),
+    }
     return Kernel("concat", shape, dtype, math.prod(first[:axis]))
 
 
 def split(x: Shape, parts: int, axis: int, dtype: str = "float32") -> Kernel:
     """``x`` cut into ``parts`` along ``axis``, each written anew."""
     axis %= max(len(x), 1)
-    shape: dict[str, Value] = {"in_channels": x[axis], "height": math.prod(x[axis + 1 :]), "width": 1, "parts": parts}
+    shape: dict[str, Value] = {
+        "in_channels": x[axis],
+        "height": math.prod(x[axis + 1 :]),
+        "width": 1,
+        "parts": parts,
+    }
     return Kernel("split", shape, dtype, math.prod(x[:axis]))
 
 

@@ -37,7 +37,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network as one pass runs it. ``inputs`` are the shapes it was read for; ``parameters`` its trained numbers."""
+    """A network as one pass runs it. ``inputs`` are the shapes it was read for; ``parameters`` its trained
+    numbers.
+    """
 
     name: str
     format: str
@@ -61,7 +63,9 @@ Rule = tuple[str, str, str]
 """A kernel of the first family followed by one of the second, its only reader, run as the third."""
 
 FOLDED: tuple[Rule, ...] = (("conv", "bn", "conv"), ("dwconv", "bn", "dwconv"))
-"""Batch normalisation after a convolution, at inference: its factor and shift go into the weights and bias."""
+"""Batch normalisation after a convolution, at inference: its factor and shift go into the weights and
+bias.
+"""
 
 
 def fold(network: Network) -> Network:
@@ -103,14 +107,20 @@ def _before(
     places = [made[name] for name in node.reads if name in made and readers[name] == 1]
     for place in sorted(places, reverse=True):
         first = nodes[place]
-        if first is not None and first.kernel is not None and (first.kernel.family, node.kernel.family) in table:
+        if (
+            first is not None
+            and first.kernel is not None
+            and (first.kernel.family, node.kernel.family) in table
+        ):
             whole = "broadcast" not in node.kernel.shape and node.kernel.dtype == first.kernel.dtype
             return place if whole else None
     return None
 
 
 def _joined(first: Node | None, second: Node, table: Mapping[tuple[str, str], str]) -> Node:
-    assert first is not None and first.kernel is not None and second.kernel is not None  # as _before found them
+    assert first is not None  # as _before found them
+    assert first.kernel is not None
+    assert second.kernel is not None
     family = table[first.kernel.family, second.kernel.family]
     shape = dict(first.kernel.shape)
     if family == first.kernel.family:

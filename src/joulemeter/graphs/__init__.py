@@ -51,7 +51,9 @@ def read(target: str, shapes: Shapes | None = None) -> Network:
         suffix = ":"
     if suffix is None:
         known = ", ".join(sorted(each for each in formats() if each != ":"))
-        raise GraphError(f"{target}: not a network this can read", f"a file ending in {known}, or module:function")
+        raise GraphError(
+            f"{target}: not a network this can read", f"a file ending in {known}, or module:function"
+        )
     return formats()[suffix].read(target, shapes or {})
 
 

@@ -26,8 +26,10 @@ SUFFIXES = (".pt2", ":")
 
 _MAX_JSON = 1 << 30
 # torch._export.serde.schema.ScalarType
-_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
-           10: "complex64", 12: "bool", 13: "bfloat16"}  # fmt: skip
+_DTYPES = {
+    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
+    10: "complex64", 12: "bool", 13: "bfloat16",
+}  # fmt: skip
 _CONTROL = ("cond", "while_loop", "map_impl", "scan", "associative_scan")
 
 
@@ -49,13 +51,17 @@ def load(target: str, shapes: Shapes) -> tuple[Any, tuple[Any, ...], dict[str, A
     try:
         function = getattr(importlib.import_module(file), attribute)
     except ModuleNotFoundError as error:
-        raise UsageError(f"{target}: {error}", "run where the module can be imported, such as its own folder") from error
+        raise UsageError(
+            f"{target}: {error}", "run where the module can be imported, such as its own folder"
+        ) from error
     except AttributeError as error:
         raise UsageError(f"{target}: {error}") from error
     made = function() if not hasattr(function, "state_dict") else function
     module, arguments = made if isinstance(made, tuple) else (made, None)
     if not hasattr(module, "state_dict"):
-        raise UsageError(f"{target} returned a {type(module).__name__}", "return a torch.nn.Module, or one and its inputs")
+        raise UsageError(
+            f"{target} returned a {type(module).__name__}", "return a torch.nn.Module, or one and its inputs"
+        )
     if shapes:
         arguments = _examples(shapes, arguments)
     if arguments is None:
@@ -72,7 +78,9 @@ def _examples(shapes: Shapes, given: Any) -> Any:
     if isinstance(given, Mapping):
         named = {"": next(iter(given)), **{name: name for name in given}}
         changed = {named.get(name, name): shape for name, shape in shapes.items()}
-        return {name: torch.zeros(changed.get(name, tuple(x.shape)), dtype=x.dtype) for name, x in given.items()}
+        return {
+            name: torch.zeros(changed.get(name, tuple(x.shape)), dtype=x.dtype) for name, x in given.items()
+        }
     like = given if isinstance(given, tuple) else () if given is None else (given,)
     dtypes = [x.dtype for x in like]
     made = [
@@ -85,7 +93,9 @@ def _examples(shapes: Shapes, given: Any) -> Any:
 def from_module(
     module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any] | None = None, name: str = ""
 ) -> Network:
-    """The network of a PyTorch module called with ``arguments``; raises GraphError where it cannot be exported."""
+    """The network of a PyTorch module called with ``arguments``; raises GraphError where it cannot be
+    exported.
+    """
     import torch
 
     with warnings.catch_warnings(), torch.no_grad():
@@ -94,14 +104,20 @@ def from_module(
             program = torch.export.export(module, arguments, keywords or {})
         except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise GraphError(f"{name or type(module).__name__}: torch.export cannot read it: {line[:200]}") from error
+            raise GraphError(
+                f"{name or type(module).__name__}: torch.export cannot read it: {line[:200]}"
+            ) from error
     return from_program(program, name or type(module).__name__)
 
 
 def from_program(program: Any, name: str) -> Network:
     """The network of a ``torch.export.ExportedProgram``."""
     signature = program.graph_signature
-    constant = {*signature.inputs_to_parameters, *signature.inputs_to_buffers, *signature.inputs_to_lifted_tensor_constants}
+    constant = {
+        *signature.inputs_to_parameters,
+        *signature.inputs_to_buffers,
+        *signature.inputs_to_lifted_tensor_constants,
+    }
     nodes: list[Node] = []
     for node in program.graph.nodes:
         if node.op == "call_function" and node.target is not operator.getitem:
@@ -109,7 +125,9 @@ def from_program(program: Any, name: str) -> Network:
     inputs = {
         node.name: tuple(int(n) for n in node.meta["val"].shape)
         for node in program.graph.nodes
-        if node.op == "placeholder" and node.name in signature.user_inputs and hasattr(node.meta.get("val"), "shape")
+        if node.op == "placeholder"
+        and node.name in signature.user_inputs
+        and hasattr(node.meta.get("val"), "shape")
     }
     parameters = float(sum(math.prod(each.shape) for _, each in program.named_parameters()))
     return Network(name, "torch.export", tuple(nodes), inputs, parameters)
@@ -144,11 +162,15 @@ def _fx_call(node: Any, constant: set[str]) -> Call:
         for i, each in enumerate(val if isinstance(val, list | tuple) else (val,))
         if hasattr(each, "stride")
     )
-    namespace, _, operator_name = str(getattr(node.target, "name", lambda: node.target.__name__)()).rpartition("::")
+    namespace, _, operator_name = str(
+        getattr(node.target, "name", lambda: node.target.__name__)()
+    ).rpartition("::")
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     module = stack[-1][0] if stack else ""
     bare = operator_name.partition(".")[0]
-    return Call(bare, node.name, arguments, results, str(module), namespace or "torch", tuple(_tensors(arguments)))
+    return Call(
+        bare, node.name, arguments, results, str(module), namespace or "torch", tuple(_tensors(arguments))
+    )
 
 
 def _part(node: Any, index: int) -> str:
@@ -165,7 +187,9 @@ def _plain(value: Any) -> Any:
 
 def _fx_tensor(name: str, val: Any, constant: set[str]) -> Tensor:
     dtype = str(val.dtype).removeprefix("torch.")
-    return Tensor(name, tuple(int(n) for n in val.shape), tuple(int(n) for n in val.stride()), dtype, name in constant)
+    return Tensor(
+        name, tuple(int(n) for n in val.shape), tuple(int(n) for n in val.stride()), dtype, name in constant
+    )
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -188,9 +212,15 @@ def _from_file(path: str, shapes: Shapes) -> Network:
 def _json(path: str) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
-            found = [each for each in archive.infolist() if "models/" in each.filename and each.filename.endswith(".json")]
+            found = [
+                each
+                for each in archive.infolist()
+                if "models/" in each.filename and each.filename.endswith(".json")
+            ]
             if not found:
-                raise GraphError(f"{path}: holds no exported program", "torch.export.save(torch.export.export(…), path)")
+                raise GraphError(
+                    f"{path}: holds no exported program", "torch.export.save(torch.export.export(…), path)"
+                )
             if found[0].file_size > _MAX_JSON:
                 raise GraphError(f"{path}: its graph is {found[0].file_size >> 20} MiB of text")
             data = json.loads(archive.read(found[0]))
@@ -206,12 +236,15 @@ def _json(path: str) -> dict[str, Any]:
 def _from_json(path: str, graph: Any, signature: Any, shapes: Shapes) -> Network:
     if len(graph["nodes"]) > MAX_NODES:
         raise GraphError(f"{path}: has {len(graph['nodes'])} nodes, more than {MAX_NODES}")
-    constant = {each[kind]["arg"]["name"] for each in signature["input_specs"] for kind in each if "arg" in each[kind]
-                and "name" in each[kind]["arg"]}  # fmt: skip
+    specs = [each for entry in signature["input_specs"] for each in entry.values()]
+    constant = {each["arg"]["name"] for each in specs if "name" in each.get("arg", {})}
     users = [each["user_input"]["arg"]["as_tensor"]["name"] for each in signature["input_specs"]
              if "as_tensor" in each.get("user_input", {}).get("arg", {})]  # fmt: skip
     sizes = _symbols(path, users, graph["tensor_values"], shapes)
-    table = {name: _json_tensor(name, meta, sizes, name in constant) for name, meta in graph["tensor_values"].items()}
+    table = {
+        name: _json_tensor(name, meta, sizes, name in constant)
+        for name, meta in graph["tensor_values"].items()
+    }
     nodes: list[Node] = []
     for node in graph["nodes"]:
         nodes += _nodes(_json_call(node, table, sizes), path)
@@ -243,8 +276,8 @@ def _symbols(path: str, users: list[str], metas: Mapping[str, Any], shapes: Shap
         try:
             return _arithmetic(ast.parse(expression, mode="eval").body, known)
         except (KeyError, SyntaxError, ZeroDivisionError) as error:
-            shape = ", ".join(f"{name}={[list(each.values())[0] for each in metas[name]['sizes']]}" for name in users[:1])
-            raise GraphError(f"{path}: size {expression} is left open ({error})", f"--input with every size ({shape})") from error
+            fact = f"{path}: size {expression} of its inputs ({', '.join(users)}) is left open"
+            raise GraphError(fact, "--input 1,3,224,224, with a number for every size") from error
 
     return number
 
@@ -269,7 +302,9 @@ _FUNCTIONS: dict[str, Callable[..., int]] = {
 
 
 def _arithmetic(node: ast.expr, known: Mapping[str, int]) -> int:
-    """A size's expression worked out: whole numbers, names, + − × ÷ and a few functions; nothing else runs."""
+    """A size's expression worked out: whole numbers, names, + − × ÷ and a few functions; nothing else
+    runs.
+    """
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
         return node.value
     if isinstance(node, ast.Name):
@@ -294,7 +329,9 @@ def _json_call(node: Any, table: Mapping[str, Tensor], number: Callable[[Any], i
     def value(arg: Any) -> Any:
         kind, content = next(iter(arg.items()))
         if kind in ("as_tensor", "as_tensors"):
-            return table[content["name"]] if kind == "as_tensor" else [table[each["name"]] for each in content]
+            return (
+                table[content["name"]] if kind == "as_tensor" else [table[each["name"]] for each in content]
+            )
         if kind == "as_optional_tensors":
             return [table[each["as_tensor"]["name"]] if "as_tensor" in each else None for each in content]
         if kind in ("as_sym_int", "as_sym_ints"):
@@ -304,7 +341,9 @@ def _json_call(node: Any, table: Mapping[str, Tensor], number: Callable[[Any], i
     arguments = {each["name"]: value(each["arg"]) for each in node["inputs"]}
     results = [x for each in node["outputs"] for x in _tensors([value(each)])]
     parts = str(node["target"]).split(".")
-    namespace, bare = (parts[2], parts[3]) if parts[:2] == ["torch", "ops"] and len(parts) > 3 else ("torch", parts[-1])
+    namespace, bare = (
+        (parts[2], parts[3]) if parts[:2] == ["torch", "ops"] and len(parts) > 3 else ("torch", parts[-1])
+    )
     stack = str(node["metadata"].get("nn_module_stack", "")).split(";")[-1].split(",")
     module = stack[1] if len(stack) > 2 else ""
     name = str(node.get("name") or (results[0].name if results else bare))

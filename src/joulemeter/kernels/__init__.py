@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from importlib.metadata import entry_points
@@ -70,7 +70,7 @@ class OnnxNode:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any] = field(default_factory=dict)
-    constants: dict[str, Sequence[float] | Sequence[int]] = field(default_factory=dict)
+    constants: Mapping[str, Sequence[float] | Sequence[int]] = field(default_factory=dict)
 
 
 class Family(Protocol):
@@ -88,12 +88,16 @@ class Family(Protocol):
         """A function of the inputs, then the weights, that launches it in PyTorch."""
 
     def onnx(self, kernel: Kernel) -> tuple[OnnxNode, ...]:
-        """Its nodes: inputs ``x0``, ``x1`` …, weights ``w0`` …, results ``y0`` …; empty where ONNX has none."""
+        """Its nodes: inputs ``x0``, ``x1`` …, weights ``w0`` …, results ``y0`` …; empty where ONNX has
+        none.
+        """
 
 
 @cache
 def families() -> dict[str, Family]:
-    """Every family by name: those of this folder, then of other packages' ``joulemeter.kernels`` entry points."""
+    """Every family by name: those of this folder, then of other packages' ``joulemeter.kernels`` entry
+    points.
+    """
     found: dict[str, Family] = {}
     for module in pkgutil.iter_modules(__path__):
         file = cast("Family", importlib.import_module(f"{__name__}.{module.name}"))
@@ -118,36 +122,29 @@ def form(kernel: Kernel) -> Form:
 
 
 def work(kernel: Kernel) -> Work:
-    """The least work of ``kernel``: FLOPs and bytes, each operand and result once.
-
-    Backward: the gradients of the results and the saved operands are read, the gradients of inputs and
-    weights written; each product has two (towards either operand), any other FLOP one.
-    """
+    """The least work of ``kernel``: FLOPs and bytes, each operand and result once."""
     made = form(kernel)
-    operands = made.inputs + made.weights
-    read_bytes = math.fsum(each.bytes for each in operands)
+    read_bytes = math.fsum(each.bytes for each in made.inputs + made.weights)
     write_bytes = math.fsum(each.bytes for each in made.results)
     parameters = float(sum(each.elements for each in made.weights))
-    if kernel.direction == "backward":
-        flops = made.flops + 2 * made.multiply_adds
-        return Work(flops, read_bytes + write_bytes, read_bytes, parameters)
-    return Work(made.flops, read_bytes, write_bytes, parameters)
+    return Work(float(made.flops), read_bytes, write_bytes, parameters)
 
 
 def multiply_adds(kernel: Kernel) -> float:
     """Multiply-adds of ``kernel``'s products, the figure papers quote as GMAC."""
-    return form(kernel).multiply_adds * (2 if kernel.direction == "backward" else 1)
+    return float(form(kernel).multiply_adds)
 
 
 def around(rng: np.random.Generator, value: int, octaves: float = 0.7, multiple: int = 1) -> int:
     """A whole number near ``value`` on a log scale, at least ``multiple`` and divisible by it."""
     drawn = value * 2.0 ** rng.uniform(-octaves, octaves)
-    return max(multiple, round(drawn / multiple) * multiple)
+    return max(multiple, round(float(drawn) / multiple) * multiple)
 
 
 def channels(rng: np.random.Generator, value: int) -> int:
     """A channel count near ``value``; three in four are multiples of 8, as networks like them."""
-    return value if value <= 4 else around(rng, value, 0.8, 8 if rng.random() < 0.75 and value >= 8 else 1)
+    multiple = 8 if rng.random() < 0.75 and value >= 8 else 1
+    return value if value <= 4 else around(rng, value, 0.8, multiple)
 
 
 def pick(rng: np.random.Generator, rows: Sequence[Any]) -> Any:

@@ -15,9 +15,12 @@ NAMES = ("attention",)
 
 # (heads, key_heads, head_width, queries, keys): ViT, BERT, GPT-2, Llama prefill and decode.
 _LAYERS = (
-    (12, 12, 64, 197, 197), (12, 12, 64, 50, 50), (16, 16, 64, 197, 197), (12, 12, 64, 128, 128), (12, 12, 64, 384, 384),
-    (8, 8, 64, 64, 64), (12, 12, 64, 64, 64), (6, 6, 64, 197, 197), (4, 4, 32, 256, 256), (12, 12, 64, 1, 256),
-    (32, 8, 128, 1, 512), (16, 4, 64, 128, 128), (8, 8, 32, 100, 100), (16, 16, 64, 512, 512), (4, 4, 128, 128, 128),
+    (12, 12, 64, 197, 197), (12, 12, 64, 50, 50), (16, 16, 64, 197, 197), (12, 12, 64, 128, 128),
+    (12, 12, 64, 384, 384),
+    (8, 8, 64, 64, 64), (12, 12, 64, 64, 64), (6, 6, 64, 197, 197), (4, 4, 32, 256, 256),
+    (12, 12, 64, 1, 256),
+    (32, 8, 128, 1, 512), (16, 4, 64, 128, 128), (8, 8, 32, 100, 100), (16, 16, 64, 512, 512),
+    (4, 4, 128, 128, 128),
     (2, 2, 64, 128, 128), (12, 12, 26, 128, 128),
 )  # fmt: skip
 
@@ -63,13 +66,18 @@ def sample(name: str, rng: np.random.Generator) -> Kernel:
 
 
 def torch(kernel: Kernel) -> Callable[..., Any]:
-    """``torch.nn.functional.scaled_dot_product_attention`` on heads that lie inside rows, as networks have them."""
+    """``torch.nn.functional.scaled_dot_product_attention`` on heads that lie inside rows, as networks have
+    them.
+    """
     import torch
     import torch.nn.functional as F
 
     causal = bool(kernel.dimension("causal", 0))
     grouped = kernel.dimension("key_heads", kernel.dimension("heads")) != kernel.dimension("heads")
-    queries, keys = int(kernel.dimension("queries")), int(kernel.dimension("keys", kernel.dimension("queries")))
+    queries, keys = (
+        int(kernel.dimension("queries")),
+        int(kernel.dimension("keys", kernel.dimension("queries"))),
+    )
     mask = torch.zeros(1, 1, queries, keys) if kernel.dimension("mask", 0) else None
 
     def inside(x: Any) -> Any:

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 _FUSED = ("", "-relu", "-hswish", "-silu", "-bn", "-bn-relu", "-bn-hswish", "-bn-silu", "-add", "-add-relu")
 NAMES = tuple(f"{kind}{fused}" for kind in ("conv", "dwconv") for fused in _FUSED)
 
-# (height, in_channels, out_channels, kernel, stride, groups) of layers of AlexNet, VGG, ResNet, ResNeXt, Inception,
-# GoogLeNet, DenseNet, SqueezeNet, ShuffleNet, MobileNet, RegNet, EfficientNet, and the patch layers of ViT, Swin, ConvNeXt.
+# (height, in_channels, out_channels, kernel, stride, groups) of layers of AlexNet, VGG, ResNet, ResNeXt,
+# Inception,
+# GoogLeNet, DenseNet, SqueezeNet, ShuffleNet, MobileNet, RegNet, EfficientNet, and the patch layers of ViT,
+# Swin, ConvNeXt.
 _LAYERS = (
     (224, 3, 64, 11, 4, 1), (27, 64, 192, 5, 1, 1), (13, 192, 384, 3, 1, 1), (13, 384, 256, 3, 1, 1),
     (224, 3, 64, 3, 1, 1), (224, 64, 64, 3, 1, 1), (112, 64, 128, 3, 1, 1), (112, 128, 128, 3, 1, 1),
@@ -43,13 +45,15 @@ _LAYERS = (
     (28, 192, 32, 1, 1, 1), (14, 64, 384, 1, 1, 1), (14, 384, 96, 1, 1, 1), (14, 576, 96, 1, 1, 1),
     (7, 160, 960, 1, 1, 1), (7, 960, 320, 1, 1, 1), (7, 320, 1280, 1, 1, 1), (14, 112, 672, 1, 1, 1),
     (14, 672, 112, 1, 1, 1), (7, 192, 1152, 1, 1, 1), (7, 1152, 192, 1, 1, 1), (28, 40, 240, 1, 1, 1),
-    (1, 32, 8, 1, 1, 1), (1, 96, 4, 1, 1, 1), (1, 6, 144, 1, 1, 1), (1, 480, 20, 1, 1, 1), (1, 28, 672, 1, 1, 1),
+    (1, 32, 8, 1, 1, 1), (1, 96, 4, 1, 1, 1), (1, 6, 144, 1, 1, 1), (1, 480, 20, 1, 1, 1),
+    (1, 28, 672, 1, 1, 1),
     (1, 1152, 48, 1, 1, 1), (1, 48, 1152, 1, 1, 1), (1, 960, 240, 1, 1, 1), (1, 240, 960, 1, 1, 1),
     (112, 24, 24, 3, 1, 1), (112, 24, 96, 3, 2, 1), (56, 48, 192, 3, 1, 1), (28, 64, 256, 3, 1, 1),
     (224, 3, 768, 16, 16, 1), (224, 3, 96, 4, 4, 1), (56, 96, 192, 2, 2, 1), (28, 192, 384, 2, 2, 1),
     (14, 384, 768, 2, 2, 1), (224, 3, 768, 32, 32, 1),
 )  # fmt: skip
-# (height, channels, kernel, stride) of the depthwise layers of MobileNet, MnasNet, ProxylessNAS, EfficientNet, ShuffleNet, ConvNeXt.
+# (height, channels, kernel, stride) of the depthwise layers of MobileNet, MnasNet, ProxylessNAS,
+# EfficientNet, ShuffleNet, ConvNeXt.
 _DEPTHWISE = (
     (112, 32, 3, 1), (112, 64, 3, 2), (56, 128, 3, 1), (56, 128, 3, 2), (28, 256, 3, 1), (28, 256, 3, 2),
     (14, 512, 3, 1), (14, 512, 3, 2), (7, 1024, 3, 1), (112, 96, 3, 2), (56, 144, 3, 1), (56, 144, 5, 2),

@@ -15,10 +15,14 @@ NAMES = ("add", "add-relu", "mul", "sub", "div", "elementwise")
 
 # (outer, channels, inner): an image's channels × pixels, or a sentence's tokens × width.
 _SHAPES = (
-    (1, 256, 56 * 56), (1, 512, 28 * 28), (1, 1024, 14 * 14), (1, 2048, 49), (1, 64, 56 * 56), (1, 128, 28 * 28),
-    (1, 512, 49), (1, 24, 56 * 56), (1, 40, 28 * 28), (1, 112, 196), (1, 160, 49), (1, 96, 112 * 112), (1, 144, 56 * 56),
-    (1, 240, 28 * 28), (1, 672, 196), (1, 1152, 49), (197, 768, 1), (128, 768, 1), (3136, 96, 1), (784, 192, 1),
-    (196, 384, 1), (49, 768, 1), (64, 512, 1), (128, 3072, 1), (12, 128, 128), (64, 3 * 49, 49), (1, 768, 1), (1, 1, 4096),
+    (1, 256, 56 * 56), (1, 512, 28 * 28), (1, 1024, 14 * 14), (1, 2048, 49), (1, 64, 56 * 56),
+    (1, 128, 28 * 28),
+    (1, 512, 49), (1, 24, 56 * 56), (1, 40, 28 * 28), (1, 112, 196), (1, 160, 49), (1, 96, 112 * 112),
+    (1, 144, 56 * 56),
+    (1, 240, 28 * 28), (1, 672, 196), (1, 1152, 49), (197, 768, 1), (128, 768, 1), (3136, 96, 1),
+    (784, 192, 1),
+    (196, 384, 1), (49, 768, 1), (64, 512, 1), (128, 3072, 1), (12, 128, 128), (64, 3 * 49, 49),
+    (1, 768, 1), (1, 1, 4096),
 )  # fmt: skip
 _UNARY = ("neg", "exp", "sqrt", "abs")
 
@@ -67,7 +71,12 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     if kernel.family == "elementwise":
         return _unary(kernel)
     inside = bool(kernel.dimension("in_place", 0))
-    fresh: dict[str, Callable[..., Any]] = {"add": torch.add, "mul": torch.mul, "sub": torch.sub, "div": torch.div}
+    fresh: dict[str, Callable[..., Any]] = {
+        "add": torch.add,
+        "mul": torch.mul,
+        "sub": torch.sub,
+        "div": torch.div,
+    }
     if kernel.family == "add-relu":
         return lambda a, b: torch.relu_(torch.add(a, b))
     if inside:
@@ -85,8 +94,10 @@ def _unary(kernel: Kernel) -> Callable[..., Any]:
     if function is not None and operands == 1:
         return function
     if operands >= 3:
-        return lambda a, b, c, *rest: torch.addcmul(a, b, c)
-    return torch.maximum if operands == 2 else torch.neg
+        return torch.clamp if kernel.dtype != "bool" else lambda a, b, c, *rest: torch.logical_or(a, b)
+    if operands == 2:
+        return torch.maximum
+    return torch.neg if kernel.dtype != "bool" else torch.logical_not
 
 
 def onnx(kernel: Kernel) -> tuple[OnnxNode, ...]:

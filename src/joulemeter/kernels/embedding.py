@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 NAMES = ("embedding",)
 
 # (tokens, entries, width): BERT and GPT-2 words and places, a small model, relative places of a window.
-_TABLES = ((128, 30522, 768), (128, 512, 768), (128, 50257, 768), (128, 1024, 768), (64, 8000, 256), (2401, 169, 3))
+_TABLES = (
+    (128, 30522, 768),
+    (128, 512, 768),
+    (128, 50257, 768),
+    (128, 1024, 768),
+    (64, 8000, 256),
+    (2401, 169, 3),
+)
 
 
 def form(kernel: Kernel) -> Form:

@@ -15,8 +15,10 @@ NAMES = ("matmul",)
 
 # (products, rows, inner, columns): attention written out (Swin's windows, BERT, MaxViT), similarity heads.
 _LAYERS = (
-    (192, 49, 32, 49), (192, 49, 49, 32), (96, 49, 32, 49), (48, 49, 49, 32), (24, 49, 32, 49), (24, 49, 49, 32),
-    (12, 128, 64, 128), (12, 128, 128, 64), (12, 197, 64, 197), (12, 197, 197, 64), (8, 64, 64, 64), (1, 512, 512, 512),
+    (192, 49, 32, 49), (192, 49, 49, 32), (96, 49, 32, 49), (48, 49, 49, 32), (24, 49, 32, 49),
+    (24, 49, 49, 32),
+    (12, 128, 64, 128), (12, 128, 128, 64), (12, 197, 64, 197), (12, 197, 197, 64), (8, 64, 64, 64),
+    (1, 512, 512, 512),
     (1, 256, 1024, 256), (16, 512, 64, 512), (128, 64, 32, 64), (32, 196, 32, 196),
 )  # fmt: skip
 
@@ -50,7 +52,9 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     transposed = kernel.shape.get("second") == "transposed"
 
     def call(a: Any, b: Any) -> Any:
-        return torch.matmul(a, b.reshape(b.shape[0], b.shape[2], b.shape[1]).transpose(1, 2) if transposed else b)
+        return torch.matmul(
+            a, b.reshape(b.shape[0], b.shape[2], b.shape[1]).transpose(1, 2) if transposed else b
+        )
 
     return call
 

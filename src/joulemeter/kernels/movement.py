@@ -1,4 +1,6 @@
-"""Moving numbers without changing them: concat, split, copies that reorder, channel shuffle; and views, which move none."""
+"""Moving numbers without changing them: concat, split, copies that reorder, channel shuffle; and views,
+which move none.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ NAMES = ("concat", "split", "copy", "channelshuffle", "view")
 
 # (height, channels, parts) of GoogLeNet, DenseNet, SqueezeNet, ShuffleNet, Inception.
 _PARTS = (
-    (28, 256, 4), (28, 480, 4), (14, 512, 4), (14, 832, 4), (7, 1024, 4), (56, 128, 3), (56, 256, 6), (28, 320, 7),
-    (28, 512, 12), (14, 640, 13), (14, 1024, 24), (7, 1024, 16), (55, 128, 2), (27, 256, 2), (13, 512, 2), (28, 116, 2),
+    (28, 256, 4), (28, 480, 4), (14, 512, 4), (14, 832, 4), (7, 1024, 4), (56, 128, 3), (56, 256, 6),
+    (28, 320, 7),
+    (28, 512, 12), (14, 640, 13), (14, 1024, 24), (7, 1024, 16), (55, 128, 2), (27, 256, 2), (13, 512, 2),
+    (28, 116, 2),
     (14, 232, 2), (7, 464, 2), (35, 256, 4), (17, 768, 4),
 )  # fmt: skip
 # (outer, middle, inner): a copy that swaps middle and outer, in runs of ``inner`` numbers that stay together.
 _COPIES = (
-    (197, 12, 64), (12, 197, 64), (49, 3, 32), (64, 49, 96), (8, 7, 8 * 96), (784, 192, 1), (3136, 96, 1), (192, 784, 1),
-    (2, 58, 784), (2, 116, 196), (4, 28, 28 * 192), (128, 12, 64), (56, 56, 96), (28, 28, 192), (14, 14, 384), (7, 7, 768),
+    (197, 12, 64), (12, 197, 64), (49, 3, 32), (64, 49, 96), (8, 7, 8 * 96), (784, 192, 1), (3136, 96, 1),
+    (192, 784, 1),
+    (2, 58, 784), (2, 116, 196), (4, 28, 28 * 192), (128, 12, 64), (56, 56, 96), (28, 28, 192),
+    (14, 14, 384), (7, 7, 768),
 )  # fmt: skip
 
 
@@ -82,7 +88,9 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     named: dict[str, Callable[..., Any]] = {
         "concat": lambda *pieces: torch.cat(pieces, 1),
         "split": split,
-        "copy": lambda x: x.transpose(0, 1).contiguous() if kernel.shape.get("order") != "kept" else x.clone(),
+        "copy": lambda x: (
+            x.transpose(0, 1).contiguous() if kernel.shape.get("order") != "kept" else x.clone()
+        ),
         "channelshuffle": shuffle,
         "view": lambda x: x.transpose(0, 1),
     }
@@ -96,7 +104,11 @@ def onnx(kernel: Kernel) -> tuple[OnnxNode, ...]:
         return (OnnxNode("Concat", names, ("y0",), {"axis": 1}),)
     if kernel.family == "split":
         parts = int(kernel.dimension("parts"))
-        return (OnnxNode("Split", ("x0",), tuple(f"y{i}" for i in range(parts)), {"axis": 1, "num_outputs": parts}),)
+        return (
+            OnnxNode(
+                "Split", ("x0",), tuple(f"y{i}" for i in range(parts)), {"axis": 1, "num_outputs": parts}
+            ),
+        )
     if kernel.family == "copy":
         return (OnnxNode("Transpose", ("x0",), ("y0",), {"perm": [1, 0, 2]}),)
     if kernel.family == "view":

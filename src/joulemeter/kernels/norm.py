@@ -15,12 +15,15 @@ NAMES = ("bn", "bn-relu", "layernorm", "rmsnorm", "groupnorm")
 
 # (height, channels) of CNN layers; (rows, width) of transformers.
 _MAPS = (
-    (112, 64), (56, 64), (56, 256), (28, 128), (28, 512), (14, 256), (14, 1024), (7, 512), (7, 2048), (112, 32), (112, 96),
-    (56, 144), (28, 240), (14, 480), (14, 672), (7, 960), (7, 1152), (28, 58), (14, 116), (7, 232), (56, 128), (28, 320),
+    (112, 64), (56, 64), (56, 256), (28, 128), (28, 512), (14, 256), (14, 1024), (7, 512), (7, 2048),
+    (112, 32), (112, 96),
+    (56, 144), (28, 240), (14, 480), (14, 672), (7, 960), (7, 1152), (28, 58), (14, 116), (7, 232),
+    (56, 128), (28, 320),
     (14, 640), (56, 24), (28, 40), (14, 112), (7, 192), (28, 16), (14, 48),
 )  # fmt: skip
 _ROWS = (
-    (197, 768), (50, 768), (197, 1024), (3136, 96), (784, 192), (196, 384), (49, 768), (3136, 128), (784, 256), (196, 512),
+    (197, 768), (50, 768), (197, 1024), (3136, 96), (784, 192), (196, 384), (49, 768), (3136, 128),
+    (784, 256), (196, 512),
     (128, 768), (64, 512), (384, 768), (1, 768), (256, 256), (784, 384), (196, 768), (49, 1536),
 )  # fmt: skip
 _ROWWISE = ("layernorm", "rmsnorm")
@@ -35,7 +38,8 @@ def form(kernel: Kernel) -> Form:
         shape = (kernel.batch, c, int(kernel.dimension("height")), int(kernel.dimension("width")))
     x = Operand(shape, kernel.dtype, str(kernel.shape.get("layout", "")))
     vectors = {"bn": 4, "bn-relu": 4, "layernorm": 2, "rmsnorm": 1, "groupnorm": 2}[kernel.family]
-    # bn: x·a + b, 2. Layer and group norm: sum 1, squares 2, (x − µ)/σ 2, ·γ + β 2. RMS: squares 2, /r 1, ·γ 1.
+    # bn: x·a + b, 2. Layer and group norm: sum 1, squares 2, (x − µ)/σ 2, ·γ + β 2. RMS: squares 2, /r 1,
+    # ·γ 1.
     each = {"bn": 2, "bn-relu": 3, "layernorm": 7, "rmsnorm": 4, "groupnorm": 7}[kernel.family]
     return Form((x,), (Operand((c,), kernel.dtype),) * vectors, (x,), float(each * x.elements))
 

@@ -45,7 +45,10 @@ def _windows(kernel: Kernel) -> tuple[tuple[int, int], int]:
 
 
 def _out(kernel: Kernel, axis: str) -> int:
-    n, k, s, p = (int(kernel.dimension(f"{w}{axis}", o)) for w, o in (("", 1), ("kernel_", 1), ("stride_", 1), ("padding_", 0)))
+    n, k, s, p = (
+        int(kernel.dimension(f"{w}{axis}", o))
+        for w, o in (("", 1), ("kernel_", 1), ("stride_", 1), ("padding_", 0))
+    )
     if not kernel.dimension("ceil", 0):
         return (n + 2 * p - k) // s + 1
     out = -((n + 2 * p - k) // -s) + 1
@@ -91,6 +94,11 @@ def onnx(kernel: Kernel) -> tuple[OnnxNode, ...]:
     if kernel.family == "global-avgpool":
         return (OnnxNode("GlobalAveragePool", ("x0",), ("y0",)),)
     size, stride, padding = _along(kernel)
-    attributes = {"kernel_shape": size, "strides": stride, "pads": padding * 2, "ceil_mode": int(kernel.dimension("ceil", 0))}
+    attributes = {
+        "kernel_shape": size,
+        "strides": stride,
+        "pads": padding * 2,
+        "ceil_mode": int(kernel.dimension("ceil", 0)),
+    }
     operator = "MaxPool" if kernel.family == "maxpool" else "AveragePool"
     return (OnnxNode(operator, ("x0",), ("y0",), attributes),)

@@ -26,7 +26,8 @@ def form(kernel: Kernel) -> Form:
     y = Operand((steps, kernel.batch, hidden), kernel.dtype)
     # MACs = T · N · g · H · (C + H)
     macs = steps * kernel.batch * gates * hidden * (c_in + hidden)
-    # Each gate: two biases, a sigmoid or tanh (6); LSTM's cell c' = f c + i g, h = o tanh(c'): 8; GRU's mix: 4.
+    # Each gate: two biases, a sigmoid or tanh (6); LSTM's cell c' = f c + i g, h = o tanh(c'): 8; GRU's
+    # mix: 4.
     extra = y.elements * (8 * gates + (8 if kernel.family == "lstm" else 4))
     shapes = (gates * hidden, c_in), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,)
     return Form((x,), tuple(Operand(s, kernel.dtype) for s in shapes), (y,), float(2 * macs + extra), macs)
@@ -61,5 +62,10 @@ def onnx(kernel: Kernel) -> tuple[OnnxNode, ...]:
     return (
         OnnxNode("Unsqueeze", ("w0", "c0"), ("u0",), {}, one),
         OnnxNode("Unsqueeze", ("w1", "c0"), ("u1",)),
-        OnnxNode(kernel.family.upper(), ("x0", "u0", "u1"), ("y0",), {"hidden_size": int(kernel.dimension("hidden"))}),
+        OnnxNode(
+            kernel.family.upper(),
+            ("x0", "u0", "u1"),
+            ("y0",),
+            {"hidden_size": int(kernel.dimension("hidden"))},
+        ),
     )

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 NAMES = ("softmax", "reduction")
 
-# (rows, columns): attention scores of Swin, BERT, MaxViT, ViT; classifier outputs; means over tokens and pixels.
+# (rows, columns): attention scores of Swin, BERT, MaxViT, ViT; classifier outputs; means over tokens and
+# pixels.
 _ROWS = (
-    (9408, 49), (4704, 49), (2352, 49), (1176, 49), (1536, 128), (2364, 197), (1, 1000), (512, 64), (4096, 64), (1024, 49),
+    (9408, 49), (4704, 49), (2352, 49), (1176, 49), (1536, 128), (2364, 197), (1, 1000), (512, 64),
+    (4096, 64), (1024, 49),
     (960, 49), (196, 768), (12, 64), (64, 257), (768, 196),
 )  # fmt: skip
 
@@ -32,7 +34,10 @@ def form(kernel: Kernel) -> Form:
 def sample(name: str, rng: np.random.Generator) -> Kernel:
     """The scores or maps of a real network, jittered."""
     rows, columns = pick(rng, _ROWS)
-    shape: dict[str, int | str] = {"rows": rows if rows == 1 else around(rng, rows, 1.0), "columns": around(rng, columns, 0.7)}
+    shape: dict[str, int | str] = {
+        "rows": rows if rows == 1 else around(rng, rows, 1.0),
+        "columns": around(rng, columns, 0.7),
+    }
     if name == "reduction" and rng.random() < 0.3:
         shape["along"] = "rows"
     return Kernel(name, shape)

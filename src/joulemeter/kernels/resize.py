@@ -13,7 +13,14 @@ if TYPE_CHECKING:
 
 NAMES = ("resize",)
 
-_LAYERS = ((28, 256, 2), (33, 21, 8), (50, 64, 2), (14, 512, 2), (7, 256, 2), (64, 3, 2))  # (height, channels, factor)
+_LAYERS = (
+    (28, 256, 2),
+    (33, 21, 8),
+    (50, 64, 2),
+    (14, 512, 2),
+    (7, 256, 2),
+    (64, 3, 2),
+)  # (height, channels, factor)
 
 
 def form(kernel: Kernel) -> Form:
@@ -29,7 +36,10 @@ def sample(name: str, rng: np.random.Generator) -> Kernel:
     """A decoder's or a pre-processing's resize, jittered."""
     height, c, factor = pick(rng, _LAYERS)
     height = around(rng, height, 0.5)
-    shape: dict[str, int | str] = {"in_channels": channels(rng, c), "mode": str(rng.choice(["bilinear", "nearest"]))}
+    shape: dict[str, int | str] = {
+        "in_channels": channels(rng, c),
+        "mode": str(rng.choice(["bilinear", "nearest"])),
+    }
     for axis in ("height", "width"):
         shape |= {axis: height, f"out_{axis}": height * factor}
     return Kernel(name, shape)

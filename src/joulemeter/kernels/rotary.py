@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 NAMES = ("rotary",)
 
-_LAYERS = ((32, 128, 128), (8, 128, 128), (12, 64, 256), (32, 128, 1), (16, 64, 64))  # (heads, head_width, queries)
+_LAYERS = (
+    (32, 128, 128),
+    (8, 128, 128),
+    (12, 64, 256),
+    (32, 128, 1),
+    (16, 64, 64),
+)  # (heads, head_width, queries)
 
 
 def form(kernel: Kernel) -> Form:

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 NAMES = ("se",)
 
 # (height, channels, reduced) of MobileNetV3, EfficientNet, RegNetY.
-_LAYERS = ((56, 16, 8), (28, 120, 32), (14, 480, 120), (14, 672, 168), (7, 960, 240), (28, 240, 10), (7, 1152, 48), (14, 208, 26))
+_LAYERS = (
+    (56, 16, 8),
+    (28, 120, 32),
+    (14, 480, 120),
+    (14, 672, 168),
+    (7, 960, 240),
+    (28, 240, 10),
+    (7, 1152, 48),
+    (14, 208, 26),
+)
 
 
 def form(kernel: Kernel) -> Form:
@@ -23,7 +32,8 @@ def form(kernel: Kernel) -> Form:
     r = int(kernel.dimension("reduced", max(1, c // 4)))
     x = Operand((kernel.batch, c, height, width), kernel.dtype)
     shapes = (r, c, 1, 1), (r,), (c, r, 1, 1), (c,)
-    # MACs = N · (C·r + r·C); around them: mean 1 and product 1 a pixel, bias and relu 2r, bias and hardsigmoid 5C.
+    # MACs = N · (C·r + r·C); around them: mean 1 and product 1 a pixel, bias and relu 2r, bias and
+    # hardsigmoid 5C.
     macs = kernel.batch * 2 * c * r
     flops = 2 * macs + 2 * x.elements + kernel.batch * (2 * r + 5 * c)
     return Form((x,), tuple(Operand(s, kernel.dtype) for s in shapes), (x,), float(flops), macs)
@@ -33,7 +43,12 @@ def sample(name: str, rng: np.random.Generator) -> Kernel:
     """A block of a real network, jittered."""
     height, c, reduced = pick(rng, _LAYERS)
     height, c = around(rng, height, 0.4), channels(rng, c)
-    shape: dict[str, int | str] = {"height": height, "width": height, "in_channels": c, "reduced": around(rng, reduced)}
+    shape: dict[str, int | str] = {
+        "height": height,
+        "width": height,
+        "in_channels": c,
+        "reduced": around(rng, reduced),
+    }
     return Kernel(name, shape)
 
 

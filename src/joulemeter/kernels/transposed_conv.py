@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 NAMES = ("transposed-conv",)
 
 # (height, in_channels, out_channels, kernel, stride) of decoders: U-Net, DCGAN, FCN, CenterNet.
-_LAYERS = ((7, 512, 256, 4, 2), (14, 256, 128, 4, 2), (28, 128, 64, 2, 2), (56, 64, 32, 2, 2), (14, 64, 64, 3, 2))
+_LAYERS = (
+    (7, 512, 256, 4, 2),
+    (14, 256, 128, 4, 2),
+    (28, 128, 64, 2, 2),
+    (56, 64, 32, 2, 2),
+    (14, 64, 64, 3, 2),
+)
 
 
 def _size(kernel: Kernel, axis: str) -> int:
@@ -35,7 +41,8 @@ def _size(kernel: Kernel, axis: str) -> int:
 def form(kernel: Kernel) -> Form:
     """A product of window × out_channels / groups for each input number."""
     c_in, c_out, groups, kh, kw = (
-        int(kernel.dimension(n)) for n in ("in_channels", "out_channels", "groups", "kernel_height", "kernel_width")
+        int(kernel.dimension(n))
+        for n in ("in_channels", "out_channels", "groups", "kernel_height", "kernel_width")
     )
     size = int(kernel.dimension("height")), int(kernel.dimension("width"))
     x = Operand((kernel.batch, c_in, *size), kernel.dtype)
@@ -52,9 +59,18 @@ def sample(name: str, rng: np.random.Generator) -> Kernel:
     """A decoder's layer, jittered."""
     height, c_in, c_out, size, stride = pick(rng, _LAYERS)
     height = around(rng, height, 0.4)
-    shape: dict[str, int | str] = {"in_channels": channels(rng, c_in), "out_channels": channels(rng, c_out), "bias": 1}
+    shape: dict[str, int | str] = {
+        "in_channels": channels(rng, c_in),
+        "out_channels": channels(rng, c_out),
+        "bias": 1,
+    }
     for axis in ("height", "width"):
-        shape |= {axis: height, f"kernel_{axis}": size, f"stride_{axis}": stride, f"padding_{axis}": (size - 1) // 2}
+        shape |= {
+            axis: height,
+            f"kernel_{axis}": size,
+            f"stride_{axis}": stride,
+            f"padding_{axis}": (size - 1) // 2,
+        }
     return Kernel(name, shape)
 
 

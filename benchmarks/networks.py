@@ -1,0 +1,148 @@
+"""Prices networks that were never benched, on this machine, and compares with their real times.
+
+    python benchmarks/networks.py --budget 30m
+
+Builds this device's data set (or takes the one given by --data), learns from it, then times about thirty networks of
+torchvision and transformers as users run them and prints how far the predictions lie. Every network's time is
+foreseen before it is taken. Wants a quiet machine; ``--threads 1 --cpu-time`` serves on a busy one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from joulemeter import bench, networks, predict, pricing, units
+from joulemeter.graphs import torch_export
+from joulemeter.isolate import machine
+from joulemeter.networks import language, vision
+
+STOCK = (
+    "alexnet", "vgg11", "vgg13_bn", "resnet18", "resnet34", "resnet50", "resnext50_32x4d", "wide_resnet50_2",
+    "densenet121", "googlenet", "inception_v3", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large",
+    "shufflenet_v2_x1_0", "squeezenet1_0", "squeezenet1_1", "mnasnet1_0", "efficientnet_b0", "efficientnet_b1",
+    "efficientnet_v2_s", "regnet_y_400mf", "regnet_x_800mf", "convnext_tiny", "vit_b_16", "vit_b_32", "swin_t", "swin_v2_t",
+)  # fmt: skip
+Built = tuple[Any, tuple[Any, ...]]
+
+
+def unseen() -> Iterator[tuple[str, Callable[[], Built]]]:
+    """Networks that no data set of ``joulemeter bench`` holds: stock ones, and transformers' own."""
+    for name in STOCK:
+        yield name, vision.stock(name, 299 if name == "inception_v3" else 224)
+    yield "bert-base (128 tokens)", lambda: _transformer("bert", 128)
+    yield "gpt2 (64 tokens)", lambda: _transformer("gpt2", 64)
+    yield "llama-style (96 tokens)", lambda: _llama(96)
+
+
+def _transformer(kind: str, tokens: int) -> Built:
+    import torch
+    import transformers
+
+    ids = torch.ones(1, tokens, dtype=torch.long)
+    if kind == "bert":
+        return transformers.BertModel(transformers.BertConfig()).eval(), (ids,)
+    return transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)).eval(), (ids,)
+
+
+def _llama(tokens: int) -> Built:
+    import torch
+
+    return language.text("llama", 32000, tokens, 1024, 16, 2816, 6, 4), (
+        torch.ones(1, tokens, dtype=torch.long),
+    )
+
+
+def main() -> None:
+    """Runs the check and prints its table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--budget", default="30m")
+    parser.add_argument("--data", type=Path, help="an existing data set, or where to build one")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="CPU seconds in place of seconds: busy machines"
+    )
+    parser.add_argument("--json", type=Path, help="also write the table as JSON")
+    options = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(options.threads)
+    clock = time.process_time if options.cpu_time else time.perf_counter
+    folder = options.data or Path(tempfile.mkdtemp(prefix="joulemeter-networks-")) / "data"
+    if not folder.exists():
+        plan = bench.Plan(units.parse_seconds(options.budget), clock=clock, backward=0.0)
+        with machine() as stage:
+            tally = bench.bench(folder, plan, stage, progress=_progress)
+        print(
+            f"\n{folder}: {tally.kernels} kernels, {tally.models} networks; left out {dict(tally.left_out)}"
+        )
+    began = time.monotonic()
+    found = pricing.taught(folder)
+    print(f"learnt in {time.monotonic() - began:.0f} s; {_words(found)}\n")
+    rows = list(_compared(found, clock))
+    _summary(rows)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+def _progress(what: str, spent: float) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{what}, {spent:.0%} of the budget", end="", file=sys.stderr)
+
+
+def _words(found: pricing.Pricing) -> str:
+    each = found.calibration("time_s")
+    costs = ", ".join(f"{name} {cost:.3g}" for name, cost in zip(pricing.TERMS, each.costs, strict=True))
+    return f"from {each.networks} networks: {costs}; 90 % within ±{math.expm1(each.spread):.1%}"
+
+
+def _compared(found: pricing.Pricing, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
+    import torch
+
+    print(
+        f"{'network':<26}{'predicted':>11}{'interval (90 %)':>22}{'real':>11}{'error':>9}{'FLOPs priced':>14}"
+    )
+    for name, build in unseen():
+        module, arguments = build()
+        priced = predict.price(torch_export.from_module(module, arguments, name=name), found)
+        with torch.inference_mode():
+            real_s = bench.repeat(lambda m=module, a=arguments: m(*a), 2.0, 6.0, clock).time_s
+        error = priced.time.value / real_s - 1
+        inside = priced.time.low <= real_s <= priced.time.high
+        interval = f"{priced.time.low * 1e3:.1f} – {priced.time.high * 1e3:.1f}{' ' if inside else '!'}"
+        print(
+            f"{name:<26}{priced.time.value * 1e3:>8.1f} ms{interval:>22}{real_s * 1e3:>8.1f} ms{error:>+9.1%}"
+            f"{priced.flops_covered:>14.1%}",
+            flush=True,
+        )
+        yield {
+            "network": name, "predicted_s": priced.time.value, "low_s": priced.time.low, "high_s": priced.time.high,
+            "real_s": real_s, "error": error, "inside": inside, "flops_covered": priced.flops_covered,
+            "energy_j": priced.energy.value,
+        }  # fmt: skip
+
+
+def _summary(rows: list[dict[str, Any]]) -> None:
+    n = len(rows)
+    errors = [abs(row["error"]) for row in rows]
+    print(
+        f"\n{n} networks: MAPE {sum(errors) / n:.1%}, median {sorted(errors)[n // 2]:.1%}, "
+        f"within ±10 % {sum(e <= 0.10 for e in errors) / n:.0%}, "
+        f"90 % intervals cover {sum(row['inside'] for row in rows) / n:.0%}, "
+        f"all FLOPs priced in {sum(row['flops_covered'] >= 1 for row in rows)} of {n}"
+    )
+
+
+if __name__ == "__main__":
+    assert networks.kinds()
+    main()

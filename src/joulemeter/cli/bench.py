@@ -1,0 +1,98 @@
+"""`joulemeter bench`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The data set's folder.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda:N.")
+@click.option("--budget", default="30m", show_default=True, help="How long to take.")
+@click.option("--families", default="", metavar="NAME,…", help="Kernel families. Default: all.")
+@click.option("--models", metavar="NAME,…", help="Networks, or 'none'. Default: all.")
+@click.option(
+    "--backends",
+    default="torch",
+    show_default=True,
+    metavar="NAME,…",
+    help="torch, torch-compile, onnxruntime.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the shapes drawn.")
+@click.option("--resume", is_flag=True, help="Go on with a data set that is there.")
+@click.option(
+    "--source", metavar="NAME,…", help="Meters to read. Default: all that answer, else the estimate."
+)
+@click.option("--list", "listing", is_flag=True, help="Print families, networks and backends, and stop.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(
+    *,
+    output: Path,
+    device: str,
+    budget: str,
+    families: str,
+    models: str | None,
+    backends: str,
+    seed: int,
+    resume: bool,
+    source: str | None,
+    listing: bool,
+    as_json: bool,
+) -> None:
+    """Builds this device's energy data set: kernels, then whole networks.
+
+    Shapes are drawn around those of real networks' layers. Each record has its work, time, power, energy and
+    intervals; where no meter answers, energies are estimates and say so.
+
+    \b
+    Example:
+      joulemeter bench --budget 30m -o my-machine/
+      joulemeter fit my-machine/ -o my-machine.joules
+    """
+    from joulemeter import bench, sources, units
+    from joulemeter.isolate import machine
+
+    if listing:
+        _list(as_json)
+        return
+    chosen = None if models == "none" else _names(models or "")
+    plan = bench.Plan(
+        units.parse_seconds(budget), _names(families), chosen, _names(backends), device=device, seed=seed
+    )
+    with machine(sources.split_specs(source) if source else None) as stage:
+        tally = bench.bench(output, plan, stage, resume, _shown if sys.stderr.isatty() else None)
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", nl=False, err=True)
+    if as_json:
+        click.echo(json.dumps({"dataset": str(output), **tally.to_json()}))
+        return
+    for why, count in tally.left_out.most_common():
+        click.echo(f"note: left out {count} × {why}", err=True)
+    click.echo(f"{output}: {tally.kernels} kernels and {tally.models} networks added ({tally.origin})")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _shown(what: str, fraction: float) -> None:
+    click.echo(f"\r\x1b[K{what}, {min(fraction, 1):.0%} of the budget", nl=False, err=True)
+
+
+def _list(as_json: bool) -> None:
+    from joulemeter import kernels, networks, rig
+
+    names = {
+        "families": sorted(kernels.families()),
+        "networks": sorted(networks.kinds()),
+        "backends": list(rig.backends()),
+    }
+    if as_json:
+        click.echo(json.dumps(names))
+        return
+    for title, each in names.items():
+        click.echo(f"{title}: {', '.join(each)}")

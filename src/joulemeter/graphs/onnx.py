@@ -1,0 +1,336 @@
+"""ONNX: a model file read into kernels, by shape inference on its structure alone.
+
+Weights are not loaded and external data is never opened. The order of the file is the order of the network;
+a file whose nodes read what nothing before them wrote is refused. ``optimised`` asks ONNX Runtime to write
+the
+graph it would really run, so that what it fuses is seen, not guessed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from joulemeter.errors import GraphError
+from joulemeter.graphs import MAX_NODES, Shapes, shape_of
+from joulemeter.kernel import DTYPE_BYTES, Kernel
+from joulemeter.network import Network, Node
+from joulemeter.onnx_operators import TABLE, Op
+
+SUFFIXES = (".onnx",)
+
+_MAX_BYTES = 1 << 31
+"""Protocol buffers end here; larger networks keep their weights outside."""
+_SMALL = 4096
+"""Constants of up to so many numbers are kept: shapes and axes are among them; weights are not needed."""
+_CONTROL = ("If", "Loop", "Scan", "SequenceMap")
+_QUANTISED = (
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "QAttention",
+    "QGemm",
+    "QLinearAdd",
+)
+# onnx.TensorProto.DataType
+_DTYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
+           11: "float64", 16: "bfloat16"}  # fmt: skip
+
+Shape = tuple[int, ...]
+
+
+def read(target: str, shapes: Shapes) -> Network:
+    """The network in the ``.onnx`` file ``target``. Raises GraphError where it is torn, open in a size, of
+    control flow, or not in an order it can run in."""
+    return from_model(_load(target), target, shapes)
+
+
+def _load(path: str) -> Any:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        size = os.stat(path).st_size
+        if size > _MAX_BYTES:
+            raise GraphError(f"{path}: is {size >> 20} MiB, more than an ONNX file can be")
+        with open(path, "rb") as file:
+            model = onnx.ModelProto.FromString(file.read())
+    except OSError as error:
+        raise GraphError(f"{path}: cannot be read ({error.strerror})") from error
+    except DecodeError as error:
+        raise GraphError(f"{path}: is torn or no ONNX file ({error})", "export it again") from error
+    if not model.graph.node:
+        raise GraphError(f"{path}: holds no graph, or is torn", "export it again")
+    return model
+
+
+def from_model(model: Any, name: str, shapes: Shapes | None = None) -> Network:
+    """The network of an ``onnx.ModelProto``; its large initializers are thrown away first."""
+    _refuse(model, name)
+    weights = _strip(model)
+    fixed = _fixed_inputs(model, name, shapes or {}, weights)
+    seen = _inferred(model, name, weights)
+    reader = _Reader(name, seen, _small_values(model), frozenset(weights))
+    nodes: list[Node] = []
+    for i, node in enumerate(model.graph.node):
+        nodes += reader.nodes(node, node.name or f"{node.op_type}_{i}")
+    read_once = {each for node in model.graph.node for each in node.input}
+    parameters = float(sum(math.prod(shape) for each, shape in weights.items() if each in read_once))
+    return Network(name, "onnx", tuple(nodes), fixed, parameters, tuple(_notes(model)))
+
+
+def optimised(path: str, level: str = "extended") -> Network:
+    """The network as ONNX Runtime's ``level`` (basic, extended, all) would run it: its own fusions, as
+    kernels.
+    """
+    import tempfile
+
+    import onnxruntime
+
+    levels = onnxruntime.GraphOptimizationLevel
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(levels, f"ORT_ENABLE_{level.upper()}")
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = os.path.join(folder, "optimised.onnx")
+        try:
+            onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # onnxruntime's exceptions share no base but Exception; anything else than theirs goes on.
+            if not type(error).__module__.startswith("onnxruntime"):
+                raise
+            raise GraphError(
+                f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0][:200]}"
+            ) from error
+        return read(options.optimized_model_filepath, {})
+
+
+def _refuse(model: Any, name: str) -> None:
+    """Says no to what cannot be priced, before any work on it."""
+    count = len(model.graph.node) + sum(len(each.node) for each in model.functions)
+    if count > MAX_NODES:
+        raise GraphError(f"{name}: has {count} nodes, more than {MAX_NODES}")
+    for node in model.graph.node:
+        if node.op_type in _CONTROL:
+            raise GraphError(
+                f"{name}: node '{node.name}' is control flow ({node.op_type}): how often it runs is not "
+                f"in the file",
+                "export the branch or the unrolled loop that runs",
+            )
+    written = {
+        each.name for each in (*model.graph.input, *model.graph.initializer, *model.graph.sparse_initializer)
+    }
+    for node in model.graph.node:
+        missing = [each for each in node.input if each and each not in written]
+        if missing:
+            raise GraphError(
+                f"{name}: node '{node.name or node.op_type}' reads '{missing[0]}', which nothing before it "
+                f"writes: "
+                "a cycle, or nodes out of order"
+            )
+        written.update(node.output)
+
+
+def _strip(model: Any) -> dict[str, Shape]:
+    """Turns large initializers into mere shapes; returns the shapes of all."""
+    from onnx import helper
+
+    graph = model.graph
+    shapes = {each.name: tuple(each.dims) for each in graph.initializer}
+    kept = [each for each in graph.initializer if math.prod(each.dims) <= _SMALL and not each.external_data]
+    gone = [
+        each for each in graph.initializer if not (math.prod(each.dims) <= _SMALL and not each.external_data)
+    ]
+    declared = {each.name for each in graph.input}
+    values = [
+        helper.make_tensor_value_info(e.name, e.data_type, e.dims) for e in gone if e.name not in declared
+    ]
+    kept = [type(each).FromString(each.SerializeToString()) for each in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    graph.input.extend(values)
+    return shapes
+
+
+def _fixed_inputs(model: Any, name: str, shapes: Shapes, weights: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Writes the given shapes into the graph's inputs; raises GraphError where a size is left open."""
+    fixed: dict[str, Shape] = {}
+    users = [each for each in model.graph.input if each.name not in weights]
+    symbols: dict[str, int] = {}
+    for i, each in enumerate(users):
+        dims = each.type.tensor_type.shape.dim
+        given = shape_of(each.name, i == 0, shapes)
+        if given is not None and dims and len(given) != len(dims):
+            raise GraphError(
+                f"{name}: input {each.name} has {len(dims)} dimensions, --input gives {len(given)}"
+            )
+        for dim, n in zip(dims, given or (), strict=False):
+            if dim.dim_param:
+                symbols[dim.dim_param] = n
+            dim.dim_value = n
+        for dim in dims:
+            if dim.dim_param in symbols:
+                dim.dim_value = symbols[dim.dim_param]
+        sizes = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+        if any(not isinstance(size, int) or size <= 0 for size in sizes):
+            text = ",".join(str(size) for size in sizes)
+            raise GraphError(
+                f"{name}: input {each.name} ({text}) leaves a size open", f"--input {each.name}=1,…"
+            )
+        fixed[each.name] = tuple(int(size) for size in sizes)
+    return fixed
+
+
+def _inferred(model: Any, name: str, weights: Mapping[str, Shape]) -> dict[str, tuple[Shape | None, str]]:
+    """Shape and dtype of every tensor."""
+    import onnx
+
+    del model.graph.value_info[:]  # written for the sizes the file was exported with
+    for each in model.graph.output:
+        each.type.tensor_type.ClearField("shape")
+    try:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
+        raise GraphError(
+            f"{name}: its shapes do not fit together: {str(error).splitlines()[0][:200]}"
+        ) from error
+    found: dict[str, tuple[Shape | None, str]] = {}
+    for each in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        kind = each.type.tensor_type
+        dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        known = kind.HasField("shape") and all(dim is not None for dim in dims)
+        shape = tuple(int(dim) for dim in dims if dim is not None) if known else None
+        found[each.name] = (shape, _DTYPES.get(kind.elem_type, "float32"))
+    kinds = {each.name: _DTYPES.get(each.data_type, "float32") for each in model.graph.initializer}
+    found.update(
+        {
+            each: (shape, kinds.get(each, found.get(each, (None, "float32"))[1]))
+            for each, shape in weights.items()
+        }
+    )
+    return found
+
+
+def _small_values(model: Any) -> dict[str, list[float]]:
+    """The numbers of small constants, wherever they stand."""
+    from onnx import numpy_helper
+
+    found = {}
+    for each in model.graph.initializer:
+        found[each.name] = (
+            [float(n) for n in numpy_helper.to_array(each).reshape(-1)] if each.data_type != 8 else []
+        )
+    for node in model.graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if (
+                attribute.name == "value"
+                and math.prod(attribute.t.dims) <= _SMALL
+                and attribute.t.data_type != 8
+            ):
+                found[node.output[0]] = [float(n) for n in numpy_helper.to_array(attribute.t).reshape(-1)]
+    return found
+
+
+def _notes(model: Any) -> list[str]:
+    quantised = sorted({node.op_type for node in model.graph.node if _is_quantised(node.op_type)})
+    return (
+        [f"quantised ({', '.join(quantised)}): its whole-number kernels are priced as such or not at all"]
+        if quantised
+        else []
+    )
+
+
+def _is_quantised(operator: str) -> bool:
+    return operator in _QUANTISED or operator in (
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "DynamicQuantizeLinear",
+    )
+
+
+class _Reader:
+    """Nodes of one graph into kernels."""
+
+    def __init__(
+        self,
+        name: str,
+        seen: Mapping[str, tuple[Shape | None, str]],
+        values: Mapping[str, list[float]],
+        weights: frozenset[str],
+    ) -> None:
+        self.name, self.seen, self.values, self.weights = name, seen, values, weights
+
+    def nodes(self, node: Any, label: str) -> list[Node]:
+        """The nodes of one ONNX node: none for constants, one without a kernel where nobody has a formula."""
+        if node.op_type in ("Constant", "Shape", "Size", "ConstantOfShape"):
+            return []
+        op = self.op(node)
+        module = label.rsplit("/", 1)[0].strip("/").replace("/", ".") if "/" in label else ""
+        known = [each for each in (*node.input, *node.output) if each]
+        moved = math.fsum(self.bytes(each) for each in known)
+        handler = (
+            TABLE.get(node.op_type)
+            if node.domain in ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc")
+            else None
+        )
+        why = "no formula for this operator" if handler is None else ""
+        made: Sequence[Kernel] = ()
+        if handler is not None:
+            if any(
+                self.seen.get(each, (None, ""))[0] is None
+                for each in (*node.input[:1], *node.output[:1])
+                if each
+            ):
+                why = "its shape is not known before it runs"
+            else:
+                made = handler(op)
+        reads, writes = tuple(each for each in node.input if each), tuple(node.output)
+        if not made:
+            return [Node(None, node.op_type, label, module, reads, writes, moved, why)] if why else []
+        return list(_chained(made, node.op_type, label, module, reads, writes))
+
+    def op(self, node: Any) -> Op:
+        """The node as the table of operators wants it."""
+        import onnx
+
+        attributes: dict[str, Any] = {}
+        for each in node.attribute:
+            value = onnx.helper.get_attribute_value(each)
+            attributes[each.name] = value.decode() if isinstance(value, bytes) else value
+        named = [self.seen.get(each, (None, "float32")) for each in node.input]
+        return Op(
+            kind=node.op_type,
+            domain=node.domain,
+            inputs=tuple(shape or () for shape, _ in named),
+            present=tuple(bool(each) for each in node.input),
+            weights=tuple(each in self.weights for each in node.input),
+            values=tuple(self.values.get(each) for each in node.input),
+            out=self.seen.get(node.output[0], (None, ""))[0] or (),
+            results=len(node.output),
+            attributes=attributes,
+            dtype=named[0][1] if named else "float32",
+        )
+
+    def bytes(self, tensor: str) -> float:
+        """Bytes of a tensor; NaN where its shape is not known."""
+        shape, dtype = self.seen.get(tensor, (None, "float32"))
+        return math.nan if shape is None else math.prod(shape) * DTYPE_BYTES.get(dtype, math.nan)
+
+
+def _chained(
+    made: Sequence[Kernel],
+    operator: str,
+    label: str,
+    module: str,
+    reads: tuple[str, ...],
+    writes: tuple[str, ...],
+) -> Iterator[Node]:
+    """Nodes for the kernels of one operator, each reading the one before."""
+    for i, kernel in enumerate(made):
+        last = i == len(made) - 1
+        made_name = writes if last else (f"{label}+{i}",)
+        yield Node(kernel, operator, label, module, reads, made_name)
+        reads = made_name

@@ -1,0 +1,303 @@
+"""What each ONNX operator is, as kernels: the table that the ONNX reader looks nodes up in.
+
+Attributes are those of the operators' specification (onnx.ai/onnx/operators), and of ONNX Runtime's contributed
+ones, which its optimised graphs are made of. An operator may be several kernels: one with its activation
+fused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from joulemeter import layers
+from joulemeter.kernel import Kernel
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One ONNX node: shapes of its inputs and first result, constants where they are small."""
+
+    kind: str
+    domain: str
+    inputs: tuple[Shape, ...]
+    present: tuple[bool, ...]
+    weights: tuple[bool, ...]
+    values: tuple[Sequence[float] | None, ...]
+    out: Shape
+    results: int
+    attributes: Mapping[str, Any]
+    dtype: str
+
+    def shape(self, i: int) -> Shape:
+        """The shape of input ``i``; empty where there is none."""
+        return self.inputs[i] if i < len(self.inputs) else ()
+
+    def has(self, i: int) -> bool:
+        """Whether input ``i`` is there."""
+        return i < len(self.present) and self.present[i]
+
+    def numbers(self, i: int) -> list[float] | None:
+        """The constant of input ``i``; None where it is not one."""
+        value = self.values[i] if i < len(self.values) else None
+        return None if value is None else list(value)
+
+    def attribute(self, name: str, otherwise: Any) -> Any:
+        """An attribute's value, or ``otherwise``."""
+        return self.attributes.get(name, otherwise)
+
+
+Handler = Callable[[Op], Sequence[Kernel]]
+
+
+def _pads(
+    op: Op, dims: int, window: Sequence[int], stride: Sequence[int], dilation: Sequence[int], x: Shape
+) -> list[int]:
+    auto = op.attribute("auto_pad", "NOTSET")
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        return [layers.same_padding(x[2 + i], window[i], stride[i], dilation[i]) for i in range(dims)]
+    pads = list(op.attribute("pads", [0] * 2 * dims))
+    # Two ends that differ count as their mean, rounded up, which keeps the number of results.
+    return [-(-(pads[i] + pads[dims + i]) // 2) for i in range(dims)]
+
+
+def _conv(op: Op) -> Sequence[Kernel]:
+    x, w = op.shape(0), op.shape(1)
+    dims = len(x) - 2
+    stride = list(op.attribute("strides", [1] * dims))
+    dilation = list(op.attribute("dilations", [1] * dims))
+    pads = _pads(op, dims, w[2:], stride, dilation, x)
+    groups = int(op.attribute("group", 1))
+    if op.kind == "ConvTranspose":
+        extra = list(op.attribute("output_padding", [0] * dims))
+        return [layers.transposed_convolution(x, w, stride, pads, extra, groups, op.has(2), op.dtype)]
+    conv = layers.convolution(x, w, stride, pads, dilation, groups, op.has(2), op.dtype)
+    act = _ACTIVATIONS.get(str(op.attribute("activation", "")))
+    added = [layers.binary("add", op.out, op.out, True)] if op.has(3) else []
+    return [conv, *added, *([layers.activation(act, op.out, True)] if act else [])]
+
+
+def _gemm(op: Op) -> Sequence[Kernel]:
+    a, b = op.shape(0), op.shape(1)
+    rows, inner = (a[1], a[0]) if op.attribute("transA", 0) else a[:2]
+    columns = b[0] if op.attribute("transB", 0) else b[1]
+    made = layers.fully_connected(rows, inner, columns, op.has(2), op.dtype)
+    act = _ACTIVATIONS.get(str(op.attribute("activation", "")))
+    return [made, layers.activation(act, op.out, True)] if act else [made]
+
+
+def _matmul(op: Op) -> Sequence[Kernel]:
+    a, b = op.shape(0), op.shape(1)
+    if len(b) == 2 and (len(a) > 2 or op.weights[1]):
+        return [layers.fully_connected(math.prod(a[:-1]), a[-1], b[-1], False, op.dtype)]
+    return [layers.product(a, b, op.dtype)]
+
+
+def _binary(family: str) -> Handler:
+    return lambda op: [layers.binary(family, op.shape(0), op.shape(1), False, op.dtype)]
+
+
+def _activation(family: str) -> Handler:
+    return lambda op: [layers.activation(family, op.out, False, op.dtype)]
+
+
+def _clip(op: Op) -> Sequence[Kernel]:
+    low, high = (op.numbers(i) or [op.attribute(n, None)] for i, n in ((1, "min"), (2, "max")))
+    if low == [0.0] and high == [6.0]:
+        return [layers.activation("relu6", op.out, False, op.dtype)]
+    return [layers.elementwise(op.out, 1, "clip", op.dtype)]
+
+
+def _gelu(op: Op) -> Sequence[Kernel]:
+    kind = "gelu-tanh" if op.attribute("approximate", "none") == "tanh" or op.kind == "FastGelu" else "gelu"
+    return [layers.activation(kind, op.out, False, op.dtype)]
+
+
+def _elementwise(op: Op) -> Sequence[Kernel]:
+    return [
+        layers.elementwise(op.out, max(1, sum(1 for each in op.inputs if each)), op.kind.lower(), op.dtype)
+    ]
+
+
+def _pool(kind: str) -> Handler:
+    def made(op: Op) -> Sequence[Kernel]:
+        x = op.shape(0)
+        dims = len(x) - 2
+        window = list(op.attribute("kernel_shape", [1] * dims))
+        stride = list(op.attribute("strides", [1] * dims))
+        pads = _pads(op, dims, window, stride, [1] * dims, x)
+        if dims == 1:
+            x, window, stride, pads = (*x[:2], 1, x[2]), [1, *window], [1, *stride], [0, *pads]
+        if tuple(window) == tuple(x[2:]) and kind == "avgpool":
+            return [layers.global_pool(x, op.dtype)]
+        return [
+            layers.pool(
+                kind, x[:4], window[:2], stride[:2], pads[:2], bool(op.attribute("ceil_mode", 0)), op.dtype
+            )
+        ]
+
+    return made
+
+
+def _global_pool(op: Op) -> Sequence[Kernel]:
+    x = op.shape(0)
+    return [layers.global_pool((*x, 1)[:4] if len(x) < 4 else x, op.dtype)]
+
+
+def _batch_norm(op: Op) -> Sequence[Kernel]:
+    return [layers.batch_norm(op.shape(0), op.dtype)]
+
+
+def _layer_norm(op: Op) -> Sequence[Kernel]:
+    x = op.shape(0)
+    family = "rmsnorm" if "RMS" in op.kind or "Simplified" in op.kind else "layernorm"
+    made = layers.row_norm(
+        family,
+        x,
+        x[-1] if op.kind.startswith("Skip") else math.prod(x[int(op.attribute("axis", -1)) :]),
+        op.dtype,
+    )
+    return [layers.binary("add", x, x), made] if op.kind.startswith("Skip") else [made]
+
+
+def _group_norm(op: Op) -> Sequence[Kernel]:
+    x = op.shape(0)
+    return [layers.group_norm(x, int(op.attribute("num_groups", x[1])), op.dtype)]
+
+
+def _softmax(op: Op) -> Sequence[Kernel]:
+    return [layers.softmax(op.shape(0), int(op.attribute("axis", -1)), op.dtype)]
+
+
+def _reduction(op: Op) -> Sequence[Kernel]:
+    x = op.shape(0)
+    axes = op.attribute("axes", None) or op.numbers(1) or []
+    axes = sorted(int(axis) % len(x) for axis in axes) if x else []
+    if op.kind == "ReduceMean" and len(x) == 4 and axes == [2, 3]:
+        return [layers.global_pool(x, op.dtype)]
+    return [layers.reduction(x, math.prod(op.out), op.dtype, outer=bool(axes) and axes[-1] != len(x) - 1)]
+
+
+def _concat(op: Op) -> Sequence[Kernel]:
+    parts = [each for each in op.inputs if math.prod(each)]
+    return [layers.concat(parts, int(op.attribute("axis", 0)), op.dtype)] if parts else [layers.view()]
+
+
+def _split(op: Op) -> Sequence[Kernel]:
+    return [layers.split(op.shape(0), op.results, int(op.attribute("axis", 0)), op.dtype)]
+
+
+def _transpose(op: Op) -> Sequence[Kernel]:
+    x = op.shape(0)
+    order = list(op.attribute("perm", list(range(len(x)))[::-1]))
+    return [layers.permuted_copy(*layers.transposed_strides(x, order), op.dtype)]
+
+
+def _view(op: Op) -> Sequence[Kernel]:
+    return [layers.view(op.dtype)]
+
+
+def _copy(op: Op) -> Sequence[Kernel]:
+    return [layers.plain_copy(op.out, op.dtype)]
+
+
+def _gather(op: Op) -> Sequence[Kernel]:
+    table, tokens = op.shape(0), math.prod(op.shape(1))
+    axis = int(op.attribute("axis", 0)) % max(1, len(table))
+    if axis or tokens <= 1:
+        return [layers.plain_copy(op.out, op.dtype)]
+    return [layers.embedding(tokens, table[0], math.prod(table[1:]), op.dtype)]
+
+
+def _resize(op: Op) -> Sequence[Kernel]:
+    if len(op.shape(0)) != 4:
+        return _copy(op)
+    return [layers.resize(op.shape(0), op.out[2:], str(op.attribute("mode", "nearest")), op.dtype)]
+
+
+def _recurrent(op: Op) -> Sequence[Kernel]:
+    x, w = op.shape(0), op.shape(1)
+    hidden = int(op.attribute("hidden_size", op.shape(2)[-1]))
+    return [layers.recurrent(op.kind.lower(), x[0], x[1], x[2], hidden, op.dtype)] * w[0]
+
+
+def _attention(op: Op) -> Sequence[Kernel]:
+    """The standard's Attention (operands with or without a dimension for heads), or the contributed ones."""
+    q = op.shape(0)
+    heads = int(op.attribute("q_num_heads", op.attribute("num_heads", 1)))
+    if len(q) == 4:
+        return [layers.attention(q, op.shape(1), op.dtype, bool(op.attribute("is_causal", 0)))]
+    n, length, width = q
+    if op.kind == "Attention" and op.domain == "com.microsoft":
+        inside = (n, heads, length, op.out[-1] // heads)
+        return [
+            layers.fully_connected(n * length, width, op.shape(1)[-1], True),
+            layers.attention(inside, inside),
+        ]
+    keys = int(op.attribute("kv_num_heads", heads))
+    k = op.shape(1) or q
+    return [layers.attention((n, heads, length, width // heads), (n, keys, k[1], k[2] // keys), op.dtype)]
+
+
+_ACTIVATIONS = {
+    "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "LeakyRelu": "leaky-relu", "Clip": "relu6",
+    "HardSigmoid": "hardsigmoid", "HardSwish": "hswish", "Elu": "elu",
+}  # fmt: skip
+_BY_HANDLER: tuple[tuple[str, Handler], ...] = (
+    ("Conv FusedConv ConvTranspose", _conv),
+    ("Gemm FusedGemm", _gemm),
+    ("MatMul FusedMatMul", _matmul),
+    ("Add", _binary("add")),
+    ("Mul", _binary("mul")),
+    ("Sub", _binary("sub")),
+    ("Div", _binary("div")),
+    ("Clip", _clip),
+    ("Gelu FastGelu BiasGelu", _gelu),
+    ("Silu QuickGelu Swish", _activation("silu")),
+    (
+        "Neg Exp Sqrt Abs Erf Pow Log Reciprocal Sign Floor Ceil Round Sin Cos Max Min Equal Greater Less "
+        "Not And Or "
+        "GreaterOrEqual LessOrEqual Where Softplus Mish PRelu Selu Celu Softsign ThresholdedRelu Mod Xor "
+        "CumSum Trilu IsNaN "
+        "BitwiseAnd BitwiseOr IsInf Sum Mean Range EyeLike",
+        _elementwise,
+    ),
+    ("MaxPool", _pool("maxpool")),
+    ("AveragePool", _pool("avgpool")),
+    ("GlobalAveragePool GlobalMaxPool", _global_pool),
+    ("BatchNormalization", _batch_norm),
+    (
+        "LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization "
+        "SkipSimplifiedLayerNormalization",
+        _layer_norm,
+    ),
+    ("GroupNormalization InstanceNormalization", _group_norm),
+    ("Softmax LogSoftmax", _softmax),
+    (
+        "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare "
+        "ReduceLogSumExp ArgMax ArgMin",
+        _reduction,
+    ),
+    ("Concat", _concat),
+    ("Split", _split),
+    ("Transpose", _transpose),
+    ("Reshape Flatten Squeeze Unsqueeze Identity Dropout", _view),
+    (
+        "Slice Pad Tile Expand Cast DepthToSpace SpaceToDepth GatherElements GatherND ScatterND "
+        "ScatterElements CastLike "
+        "ReorderInput ReorderOutput",
+        _copy,
+    ),
+    ("Gather", _gather),
+    ("Resize Upsample", _resize),
+    ("LSTM GRU", _recurrent),
+    ("Attention MultiHeadAttention", _attention),
+)
+TABLE: dict[str, Handler] = {
+    **{name: handler for names, handler in _BY_HANDLER for name in names.split()},
+    **{name: _activation(family) for name, family in _ACTIVATIONS.items() if name != "Clip"},
+}

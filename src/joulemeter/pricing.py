@@ -1,0 +1,229 @@
+"""Pricing: a device's predictor with what whole networks taught about adding kernels up.
+
+The price of a network is not the sum of its kernels alone:
+
+    total = a · Σ kernels of products + b · Σ other kernels + c · launches + d
+
+with a and b near 1 (what running one after the other does to caches), c what a framework spends around each
+launch, d around each pass. The costs and the interval come from whole networks of the same data set, each
+family of networks left out in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy.optimize import nnls
+
+from joulemeter import kernels
+from joulemeter.errors import PredictorError
+from joulemeter.kernel import Kernel
+from joulemeter.ledger import number
+from joulemeter.models import conformal
+from joulemeter.network import Rule
+from joulemeter.record import Record
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from joulemeter.models.predictor import Predictor
+
+Quantity = Literal["energy_j", "time_s"]
+QUANTITIES: tuple[Quantity, ...] = ("energy_j", "time_s")
+TERMS = ("products", "other kernels", "launches", "pass")
+FACT = "networks"
+"""The predictor's fact that holds what whole networks taught."""
+_PRODUCTS = ("conv", "dwconv", "fc", "matmul", "attention", "transposed-conv", "lstm", "gru", "se")
+_RIDGE = 0.05
+"""How much weight 1 for the kernels, and 0 for the rest, has beside a network's relative error of 1."""
+_FEWEST = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """From kernels to networks, for one quantity: ``costs`` by TERMS; ``spread`` bounds 90 % of unseen
+    networks either way (exp of it), NaN where too few were seen; ``networks`` is how many were."""
+
+    costs: tuple[float, ...]
+    spread: float
+    networks: int
+
+    def total(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The totals (n,) of networks with ``amounts`` (n, 4)."""
+        return np.asarray(amounts @ np.array(self.costs))
+
+
+PLAIN = Calibration((1.0, 1.0, 0.0, 0.0), math.nan, 0)
+"""No network was seen: a network is the sum of its kernels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pricing:
+    """A predictor with what whole networks taught, and what its backend fuses."""
+
+    predictor: Predictor
+    calibrations: Mapping[Quantity, Calibration] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+
+    def calibration(self, quantity: Quantity) -> Calibration:
+        """How kernels add up to networks; plainly where no network was seen."""
+        return self.calibrations.get(quantity, PLAIN)
+
+
+# ── learning from whole networks ─────────────────────────────────────────────────────────────────────
+
+
+def amounts(
+    predictor: Predictor, compositions: Sequence[Sequence[tuple[Kernel, float]]], quantity: Quantity
+) -> NDArray[np.float64]:
+    """What TERMS multiply, for networks given as kernels with counts: shape (n, 4). One call prices all
+    kernels.
+    """
+    flat = [kernel for composition in compositions for kernel, _ in composition]
+    values = predictor.predict(flat, [kernels.work(each) for each in flat], quantity).value
+    rows, start = np.zeros((len(compositions), len(TERMS))), 0
+    for i, composition in enumerate(compositions):
+        counts = np.array([count for _, count in composition], np.float64)
+        prices = np.nan_to_num(values[start : start + len(composition)]) * counts
+        product = np.array([is_product(kernel) for kernel, _ in composition], bool)
+        rows[i] = prices[product].sum(), prices[~product].sum(), counts.sum(), 1.0
+        start += len(composition)
+    return rows
+
+
+def is_product(kernel: Kernel) -> bool:
+    """Whether most of what ``kernel`` does is products of matrices."""
+    return kernel.family.removesuffix("-backward").startswith(_PRODUCTS)
+
+
+def learn(predictor: Predictor, records: Sequence[Record], rules: Sequence[Rule] = ()) -> Pricing:
+    """``predictor`` with how the whole networks among ``records`` relate to their kernels.
+
+    Networks are records of the level ``model`` whose ``facts["kernels"]`` says what they are made of.
+    """
+    networks = [each for each in records if each.level == "model" and each.facts.get("kernels")]
+    networks = [each for each in networks if each.direction == "forward"]
+    made = [
+        [(Kernel.from_json(kernel), float(count)) for kernel, count in r.facts["kernels"]] for r in networks
+    ]
+    calibrations: dict[Quantity, Calibration] = {}
+    for quantity in QUANTITIES:
+        target = np.array([getattr(each, quantity) for each in networks])
+        known = np.isfinite(target) & (target > 0)
+        if known.sum() >= _FEWEST and quantity in predictor.families:
+            table = amounts(predictor, [m for m, k in zip(made, known, strict=True) if k], quantity)
+            names = np.array([each.family for each in networks])[known]
+            calibrations[quantity] = calibrate(table, target[known], names)
+    return Pricing(predictor, calibrations, tuple(rules))
+
+
+def calibrate(table: NDArray[np.float64], target: NDArray[np.float64], names: NDArray[Any]) -> Calibration:
+    """Costs from amounts (n, 4) and totals (n,); the spread from leaving out each of the ``names`` (n,) in
+    turn.
+    """
+    kinds = np.unique(names)
+    error = np.full(len(target), np.nan)
+    for kind in kinds if len(kinds) > 1 else ():
+        held = names == kind
+        error[held] = np.log(
+            np.maximum(table[held] @ _costs(table[~held], target[~held]), 1e-300) / target[held]
+        )
+    spread = float(conformal.quantile(np.abs(error))) if np.isfinite(error).any() else math.nan
+    return Calibration(tuple(float(c) for c in _costs(table, target)), spread, len(target))
+
+
+def _costs(table: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Least squares of relative errors, no cost negative, drawn a little towards 1, 1, 0, 0."""
+    relative = table / target[:, None]
+    scale = np.maximum(np.sqrt((relative**2).mean(0)), 1e-30)
+    pull = math.sqrt(_RIDGE * len(target)) * np.eye(len(TERMS))
+    wanted = np.array([1.0, 1.0, 0.0, 0.0]) * scale
+    weight = np.ones(len(target))
+    solution = wanted
+    for _ in range(10):  # Huber's weights: a network timed in a bad moment must not bend all others
+        rows = np.vstack([relative / scale * weight[:, None], pull])
+        solution = nnls(rows, np.concatenate([weight, pull @ wanted]))[0]
+        miss = np.abs(relative / scale @ solution - 1)
+        weight = np.sqrt(np.minimum(1.0, 0.1 / np.maximum(miss, 1e-9)))
+    return np.asarray(solution / scale)
+
+
+# ── kept with the predictor ──────────────────────────────────────────────────────────────────────────
+
+
+def kept(pricing: Pricing) -> Predictor:
+    """The predictor with what whole networks taught among its facts, so that one file holds both."""
+    content = {
+        "calibrations": {
+            quantity: {"costs": list(each.costs), "spread": number(each.spread), "networks": each.networks}
+            for quantity, each in pricing.calibrations.items()
+        },
+        "rules": [list(rule) for rule in pricing.rules],
+    }
+    return replace(pricing.predictor, facts={**pricing.predictor.facts, FACT: json.dumps(content)})
+
+
+def pricing_of(predictor: Predictor) -> Pricing:
+    """What ``kept`` put among the facts; the predictor alone where nothing is there. Raises PredictorError
+    where
+    it cannot be read."""
+    text = predictor.facts.get(FACT)
+    if text is None:
+        return Pricing(predictor)
+    try:
+        data = json.loads(str(text))
+        calibrations: dict[Quantity, Calibration] = {}
+        for quantity in QUANTITIES:
+            each = data["calibrations"].get(quantity)
+            if each is not None:
+                spread = math.nan if each["spread"] is None else float(each["spread"])
+                costs = tuple(float(cost) for cost in each["costs"])
+                calibrations[quantity] = Calibration(costs, spread, int(each["networks"]))
+        rules = tuple((str(a), str(b), str(c)) for a, b, c in data["rules"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PredictorError(
+            f"the predictor's networks cannot be read ({error!r})", "fit it again"
+        ) from error
+    return Pricing(predictor, calibrations, rules)
+
+
+def taught(folder: str | Path, backend: str | None = None) -> Pricing:
+    """A predictor learnt from the data set in ``folder``: kernels, then networks, then what the backend
+    fuses.
+
+    Raises DatasetError where there are two devices, PredictorError where ``backend`` was not benched.
+    """
+    from joulemeter import bench, dataset, fusion
+    from joulemeter.models import learning
+
+    records = dataset.read(folder).records
+    benched = sorted({record.backend for record in records if record.level == "kernel"})
+    backend = backend or next((each for each in ("torch", *benched) if each in benched), None)
+    if backend not in benched:
+        raise PredictorError(
+            f"{folder}: nothing was benched with '{backend}'", f"one of {', '.join(benched)}"
+        )
+    mine = [record for record in records if record.backend == backend]
+    found = bench.read_device(folder)[1] if (Path(folder) / bench.DEVICE_FILE).is_file() else {}
+    return learn(learning.fit(mine), mine, fusion.rules(found.get(backend, [])))
+
+
+def opened(source: str | Path, backend: str | None = None) -> Pricing:
+    """The pricing in a predictor's file, or learnt from a data set's folder.
+
+    Raises PredictorError or DatasetError where it is neither.
+    """
+    from joulemeter import dataset, predictor_file
+
+    if dataset.is_dataset(source):
+        return taught(source, backend)
+    pricing = pricing_of(predictor_file.load(Path(source)))
+    if backend is not None and backend not in pricing.predictor.backend.split(", "):
+        raise PredictorError(f"{source}: is of the backend '{pricing.predictor.backend}', not '{backend}'")
+    return pricing
