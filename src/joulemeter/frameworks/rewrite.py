@@ -181,7 +181,7 @@ class Walk:
         elif isinstance(callee, ast.Name) and callee.id == "super":
             self.made.skipped.append((node, "super() must stand in the method itself"))
         else:
-            where = Where(node)
+            where = Where(node, Where(callee))
             node.func = self.gate(CALL, callee, scope, where, callee)
             if isinstance(callee, ast.Attribute):
                 start_at_attribute(node, callee)
@@ -192,7 +192,7 @@ class Walk:
             return None
         left, right = node.left, node.right
         self.push(scope, left, right)
-        made = self.gate(MATMUL, node, scope, Where(node), left, right)
+        made = self.gate(MATMUL, node, scope, Where(node, Where(left), Where(right)), left, right)
         node.__class__ = ast.Call
         node.func, node.args, node.keywords = made.func, made.args, []
         return DONE
@@ -203,7 +203,7 @@ class Walk:
         target, value = node.target, node.value
         self.push(scope, value)
         read = ast.copy_location(ast.Name(target.id, ast.Load()), target)
-        made = self.gate(IMATMUL, node, scope, Where(node), read, value)
+        made = self.gate(IMATMUL, node, scope, Where(node, Where(target), Where(value)), read, value)
         node.__class__ = ast.Assign
         node.targets, node.value, node.type_comment = [target], made, None
         return DONE
@@ -215,7 +215,9 @@ class Walk:
         if asynchronous:
             scope.suspends = True
         if not isinstance(iterable, NEVER_CALLABLE):
-            node.iter = self.gate(AITER if asynchronous else ITER, iterable, scope, iterable, iterable)
+            node.iter = self.gate(
+                AITER if asynchronous else ITER, iterable, scope, itself(iterable), iterable
+            )
             self.push(scope, *(getattr(node, name) for name in AROUND_ITER[type(node)]))
             return DONE
         self.stack.pop()
@@ -228,9 +230,8 @@ class Walk:
         for item in node.items:
             manager = item.context_expr
             self.push(scope, manager, item.optional_vars)
-            item.context_expr = self.gate(
-                ASYNC_WITH if asynchronous else WITH, manager, scope, manager, manager
-            )
+            kind = ASYNC_WITH if asynchronous else WITH
+            item.context_expr = self.gate(kind, manager, scope, itself(manager), manager)
         self.push(scope, node.body)
         return DONE
 
@@ -240,9 +241,8 @@ class Walk:
             return None
         value = node.value
         self.push(scope, value)
-        node.value = self.gate(
-            AWAIT if isinstance(node, ast.Await) else YIELD_FROM, value, scope, value, value
-        )
+        kind = AWAIT if isinstance(node, ast.Await) else YIELD_FROM
+        node.value = self.gate(kind, value, scope, itself(value), value)
         return DONE
 
     def define(self, node: Any, scope: Scope) -> Scope:
@@ -274,7 +274,7 @@ class Walk:
     def decorate(self, node: Any, scope: Scope) -> None:
         for index, decorator in enumerate(node.decorator_list):
             self.push(scope, decorator)
-            node.decorator_list[index] = self.gate(CALL, decorator, scope, decorator, decorator)
+            node.decorator_list[index] = self.gate(CALL, decorator, scope, itself(decorator), decorator)
 
     def annotate(self, node: ast.AnnAssign, scope: Scope) -> Scope:
         self.push(scope, node.target, node.value)
@@ -309,13 +309,22 @@ class Walk:
 
 
 class Where:
-    """The extent of a node as it was before it was rewritten."""
+    """The extent of a node as it was before it was rewritten, and those of what its gate is given."""
 
-    __slots__ = ("col_offset", "end_col_offset", "end_lineno", "lineno")
+    __slots__ = ("col_offset", "end_col_offset", "end_lineno", "given", "kind", "lineno")
 
-    def __init__(self, node: Any) -> None:
+    def __init__(self, node: Any, *given: Any) -> None:
         self.lineno, self.col_offset = node.lineno, node.col_offset
         self.end_lineno, self.end_col_offset = node.end_lineno, node.end_col_offset
+        self.kind = node.__class__
+        self.given = given
+
+
+def itself(node: Any) -> Where:
+    """The place of a gate that is given the whole of ``node``."""
+    where = Where(node)
+    where.given = (where,)
+    return where
 
 
 DONE = Scope("")
@@ -366,6 +375,11 @@ def start_at_attribute(call: ast.Call, callee: ast.Attribute) -> None:
         call.func = ast.IfExp(ast.Constant(True, **start), gate, ast.Constant(None, **start), **start)
         call.lineno = gate.lineno = callee.end_lineno
         call.col_offset = gate.col_offset = max(0, callee.end_col_offset - len(callee.attr.encode()))
+
+
+def in_characters(line: str, column: int) -> int:
+    """A column in bytes of UTF-8, as ``ast`` has it, in characters."""
+    return column if line.isascii() else len(line.encode()[:column].decode(errors="replace"))
 
 
 class Compiled(NamedTuple):
