@@ -3,10 +3,11 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 import web
-from joulemeter import cards, dataset
+from joulemeter import cards, dataset, score_data, score_tables
 from joulemeter.errors import DatasetError, UsageError
 from joulemeter.record import Record
 from joulemeter.report import card as views
@@ -105,7 +106,10 @@ def test_a_predictors_card_is_its_validation(tmp_path):
     from joulemeter.models.predictor import Predictor
 
     measured = Accuracy(120, 0.043, 0.031, 0.06, 0.7, 0.9, 0.97, 0.91, 0.05, math.nan)
-    made = Predictor("phone", "tflite", "measured", {"energy_j": {}}, {}, {}, card={"overall": measured})
+    least, rounding = {"energy_j": np.ones(3)}, {"energy_j": 1e-3}
+    made = Predictor(
+        "phone", "tflite", "measured", {"energy_j": {}}, least, rounding, card={"overall": measured}
+    )
     card = cards.card_of(predictor_file.save(made, tmp_path / "p.joules"))
     assert card.origin == "predicted, from measured energies"
     ((family, *figures),) = card.sheets[0].rows
@@ -113,3 +117,19 @@ def test_a_predictors_card_is_its_validation(tmp_path):
         "overall",
         ["120", "6.0 %", "4.3 %", "3.1 %", "90.0 %", "91.0 %", "unknown", "5.0 %"],
     )
+
+
+def test_a_path_is_shown_as_what_it_holds(tmp_path):
+    from joulemeter.cli._cards import shown
+
+    dataset.append(tmp_path / "mine", records())
+    assert "mine: data set" in shown(tmp_path / "mine", "text")
+    table = tmp_path / "t.csv"
+    table.write_text("device,dnn,processor,average_power_W,energy_J\nA,n,CPU1,2,1\nB,n,CPU1,2,2\n")
+    data = score_data.scored(score_tables.read_table(table, [], {"": 10.0})).data
+    (tmp_path / "scores.json").write_text(json.dumps(data))
+    assert "A = 100" in shown(tmp_path / "scores.json", "text")
+    assert "<h1>Energy leaderboard</h1>" in shown(tmp_path / "scores.json", "html")
+    with pytest.raises(UsageError, match="text, html, json"):
+        shown(tmp_path / "scores.json", "pprof")
+    assert shown(table, "text") is None

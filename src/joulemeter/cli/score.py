@@ -68,7 +68,7 @@ def command(
     scores = score_data.scored(cells, rows, reference)
     if html is not None:
         _write_page(html, scores.data)
-    click.echo(json.dumps(scores.data, indent=1, ensure_ascii=False) if as_json else _text(scores.data))
+    click.echo(json.dumps(scores.data, indent=1, ensure_ascii=False) if as_json else as_text(scores.data))
 
 
 def _write_page(place: Path, data: dict[str, Any]) -> None:
@@ -83,7 +83,8 @@ def _write_page(place: Path, data: dict[str, Any]) -> None:
     click.echo(f"wrote {place}", err=True)
 
 
-def _text(data: dict[str, Any]) -> str:
+def as_text(data: dict[str, Any]) -> str:
+    """The scores as tables and sentences for a terminal."""
     flagged = [
         f"  {device['device']}: {flag['kind']}, {flag['network']} {flag['processor']}: {flag['detail']}"
         for device in data["devices"]

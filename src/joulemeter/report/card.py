@@ -53,12 +53,13 @@ def _markdown(card: Card) -> str:
     blocks = [f"### {card.title}: {card.kind}, {card.origin}", "\n".join(f"- {fact}" for fact in card.facts)]
     for sheet in card.sheets:
         rule = tuple("---" for _ in sheet.heads)
-        rows = [
-            "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
-            for row in (sheet.heads, rule, *sheet.rows)
-        ]
+        rows = ["| " + " | ".join(map(_cell, row)) + " |" for row in (sheet.heads, rule, *sheet.rows)]
         blocks += [f"**{sheet.caption}**", "\n".join(rows)]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def page(card: Card) -> str:
@@ -75,8 +76,8 @@ def page(card: Card) -> str:
 
 def _table(sheet: Sheet) -> str:
     rows = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(text)}</td>" for text in row[1:])}</tr>'
-        for row in sheet.rows
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(text)}</td>" for text in rest)}</tr>'
+        for first, *rest in sheet.rows
     )
     made = table(sheet.heads, rows, f"{sheet.caption}, to sort by column")
     return made.replace("<table>", '<table class="sortable">', 1)
