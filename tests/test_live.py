@@ -154,3 +154,48 @@ def test_a_port_that_is_taken_is_one_line(served: int) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 2
     assert "cannot be served on" in done.stderr
+
+
+def test_watch_without_a_terminal_writes_a_line_a_look_with_carbon_beside_joules() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "joulemeter",
+        "watch",
+        "--source",
+        "simulated:load=constant",
+        "--for",
+        "500ms",
+    ]
+    options = ["--period", "200ms", "--carbon-intensity", "360000", "--price", "0.5"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True, timeout=60)
+    looks = [line for line in done.stdout.splitlines() if "package-0" in line]
+    assert len(looks) >= 2
+    assert all("simulated" in line for line in looks)
+    assert "carbon of" in done.stdout
+    assert "cost of" in done.stdout
+    assert "\x1b" not in done.stdout, "no colours when piped"
+
+
+def test_watch_ends_with_the_process_it_watches() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1)"])
+    command = [
+        sys.executable,
+        "-m",
+        "joulemeter",
+        "watch",
+        str(process.pid),
+        "--source",
+        "simulated",
+        "--period",
+        "100ms",
+    ]
+    watch = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process.wait()
+    assert watch.wait(timeout=20) == 0
+
+
+def test_watching_nobody_is_refused() -> None:
+    command = [sys.executable, "-m", "joulemeter", "watch", "99999999"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "there is no process 99999999" in done.stderr) == (2, True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
+
+from joulemeter.cli import _carbon
 
 
 @click.command()
@@ -27,7 +30,8 @@ import click
     callback=lambda context, _, wanted: _list(context, wanted),
     help="List the formats.",
 )
-def command(path: Path, form: str, output: Path | None) -> None:
+@_carbon.options
+def command(path: Path, form: str, output: Path | None, **carbon: Any) -> None:
     """Show where the joules of a run went, from its run folder.
 
     \b
@@ -35,6 +39,7 @@ def command(path: Path, form: str, output: Path | None) -> None:
       joulemeter report joulemeter-run-1 --format json -o run.json
     """
     from joulemeter import report, run
+    from joulemeter.carbon import noted
     from joulemeter.cli._progress import fraction_bar
 
     if _is_series(path, form, output):
@@ -42,6 +47,9 @@ def command(path: Path, form: str, output: Path | None) -> None:
     view = report.format_named(form)
     recorded = run.load(path)
     ledger = recorded.ledger(fraction_bar("attributing"))
+    found = _carbon.footprint(ledger.total, **carbon)
+    if found is not None:
+        ledger = noted(ledger, found)
     if form == "text" and output is None and sys.stdout.isatty():
         from rich.console import Console
 
