@@ -87,28 +87,3 @@ def test_carbon_stands_beside_the_joules_in_the_notes(tmp_path):
 def test_what_was_not_asked_for_is_not_said():
     assert carbon.footprint(KWH).sentences() == []
     assert carbon.footprint(KWH).to_json()["cost"] is None
-
-
-def test_the_options_note_what_was_asked_for_and_refuse_two_intensities(tmp_path):
-    import click
-    from click.testing import CliRunner
-
-    from joulemeter.cli import _footprint
-
-    ledger = sample_run.ledger(sample_run.run(tmp_path))
-
-    @click.command()
-    @_footprint.options
-    def show(**given: object) -> None:
-        click.echo("\n".join(_footprint.noted(ledger, **given).notes))
-
-    said = (
-        CliRunner()
-        .invoke(show, ["--zone", "FR", "--pue", "1.1", "--price", "0.2", "--currency", "USD"])
-        .output
-    )
-    assert "France 2023" in said
-    assert "USD" in said
-    assert CliRunner().invoke(show, []).output.strip() == "\n".join(ledger.notes)
-    both = CliRunner().invoke(show, ["--zone", "FR", "--carbon-intensity", "342"])
-    assert isinstance(both.exception, UsageError)
