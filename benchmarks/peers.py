@@ -157,7 +157,6 @@ def write_counters(work: Path, scenario: Scenario, stop: Callable[[], bool]) -> 
         now = time.monotonic_ns()
         if now - due_ns > LATE_NS:
             os.write(late, b"%d %d\n" % (due_ns, now))
-        now -= now % 1_000_000
         if (
             not scheduled_ns
             and (scheduled_ns := int(os.pread(control, 32, 0) or 0))
@@ -414,7 +413,7 @@ def was_calibrated(stretch: tuple[int, int], late: list[tuple[int, int]]) -> boo
 def judge(scenario: Scenario, said: dict, late: list[tuple[int, int]], last_line: str) -> Outcome:
     """The outcome of what a tool said."""
     if "figures" not in said:
-        when = "fails after the load has run" if said.get("stretches") else "refuses before the load runs"
+        when = "fails with the load" if said["scheduled_ns"] else "refuses before the load runs"
         return Outcome(words=f"{when}: {said.get('error') or last_line}")
     seen = [figure if isinstance(figure, list) else [figure] for figure in said["figures"]]
     true = [truth_j(scenario, said["scheduled_ns"], stretch) for stretch in said["stretches"]]
@@ -453,10 +452,13 @@ def run_one(tool: str, number: int, work: Path, python: Path) -> Outcome:
         )
         command = [*powerless, str(python), __file__, "--measure", tool, str(number), str(work), str(result)]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=180, check=False)
-        lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        lines = [line.strip() for line in done.stderr.splitlines() if "Error" in line] or [
+            f"status {done.returncode}"
+        ]
         said = json.loads(result.read_text()) if result.exists() else {}
+        said.setdefault("scheduled_ns", int((work / CONTROL).read_text()))
         late = [tuple(map(int, line.split())) for line in (work / LATE).read_text().splitlines()]
-        return judge(scenario, said, late, lines[-1][:90] if lines else f"status {done.returncode}")
+        return judge(scenario, said, late, lines[-1][:90])
     except subprocess.TimeoutExpired:
         return Outcome(words="hung: stopped after 180 s")
     finally:
@@ -490,6 +492,8 @@ def table(outcomes: dict[str, dict[str, Outcome]]) -> str:
 def compare(workdir: Path, tools: list[str], numbers: list[int], output: Path | None) -> None:
     """Every tool through every scenario; prints the table as it grows and writes it."""
     pythons = {tool: install(tool, workdir) for tool in tools}
+    # Every tool alike goes before whatever else this host does: a tool that waits for its turn is late, not wrong.
+    os.nice(-15)
     work = Path("/run/joulemeter-peers")
     work.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", work], check=True)

@@ -51,8 +51,8 @@ _PACKAGE = re.compile(r"package-(?P<which>\d+(-die-\d+)?)")
 _PSYS_WATCH_S = 0.02
 _LOOK_NS = (4_000_000, 400_000_000)
 """How soon a counter is watched again as it moves: at first, and when its pace is well known."""
-_NO_PACE_NS = 2_000_000_000
-"""How soon a counter is watched again that showed no steady pace."""
+_NO_PACE_NS = (20_000_000, 2_000_000_000)
+"""How soon a counter is watched again that showed no steady pace: at first, and after many tries."""
 _EDGES = 7
 """From so many refreshes in a row the pace is learned."""
 _NEAR_NS = 60_000
@@ -113,6 +113,7 @@ class Refresh:
         self.look_after_ns = _LOOK_NS[0]
         self._edge_ns: float | None = None
         self._doubts = 0
+        self._without_pace_ns = _NO_PACE_NS[0]
 
     @property
     def known(self) -> bool:
@@ -122,7 +123,9 @@ class Refresh:
     def acquire(self, edges_ns: list[int]) -> None:
         """Learns the pace from refreshes seen one after another, of which some may have been missed; where
         they come unsteadily, that there is none."""
-        self.look_after_ns, self._doubts, self._edge_ns = _LOOK_NS[0], 0, None
+        self._edge_ns, self._doubts = None, 0
+        self.look_after_ns = self._without_pace_ns
+        self._without_pace_ns = min(2 * self._without_pace_ns, _NO_PACE_NS[1])
         gaps = [later - earlier for earlier, later in pairwise(edges_ns)]
         if len(gaps) < 2 or min(gaps) < 4 * _NEAR_NS:
             return
@@ -130,6 +133,7 @@ class Refresh:
         period_ns = sum(gaps) / sum(counts)
         if all(abs(gap / period_ns - count) < _TOLERANCE for gap, count in zip(gaps, counts, strict=True)):
             self.period_ns, self._edge_ns = period_ns, edges_ns[-1]
+            self.look_after_ns, self._without_pace_ns = _LOOK_NS[0], _NO_PACE_NS[0]
 
     def learn(self, edge_ns: int) -> None:
         """Moves phase and period towards one more refresh that was seen."""
@@ -261,12 +265,10 @@ class Powercap:
         refresh = self._refreshes[number]
         if refresh.known:
             moves = self._watch_one(number, refresh)
-            again_ns = refresh.look_after_ns
         else:
             moves = self._moves(number, _EDGES, (_EDGES + 1) * REFRESH_NS)
             refresh.acquire([move.t_ns for move in moves])
-            again_ns = refresh.look_after_ns if refresh.known else _NO_PACE_NS
-        self._look_ns[number] = self._clock() + again_ns
+        self._look_ns[number] = self._clock() + refresh.look_after_ns
         if moves:
             self._given[number] = moves[-1]
         return moves
