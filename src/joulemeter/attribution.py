@@ -103,8 +103,8 @@ class _Whole:
 
 def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
     busy = Stretches(*occupied.busy_stretches(occupancy))
-    rough = Response(timeline.rail.lag_ns or 0, timeline.rail.period_ns if timeline.rail.kind == "gauge" else 0)
-    guesses = responses.estimate(timeline, occupancy, float(np.mean(find_idle(timeline, busy, rough).mean_w)))
+    rough = find_idle(timeline, busy, responses.stated(timeline))
+    guesses = responses.estimate(timeline, occupancy, float(np.mean(rough.mean_w)))
     response = guesses[0].response
     idle = find_idle(timeline, busy, response)
     seen = _seen(timeline, response)
@@ -145,7 +145,7 @@ def _balanced(timeline: Timeline, response: Response, found: Estimate, seen: Str
     """Parts that add up to the rail: what the model leaves over is unattributed, what it overshoots is taken from all."""
     total = timeline.total_j
     idle_j = max(found.idle.energy(seen)[0], 0.0)
-    exclusive = np.maximum(found.energies.mean[:-1], 0.0)
+    exclusive = np.where(found.seconds[:-1] > 0, np.maximum(found.energies.mean[:-1], 0.0), 0.0)
     tail_j, other_j = _above_idle(timeline, response, found.idle)
     loose = max(float(found.energies.mean[-1]), 0.0) + other_j
     claimed = idle_j + float(exclusive.sum())
@@ -283,7 +283,7 @@ def _share_variance(share: sparse.csr_matrix, found: Estimate, seconds: Floats) 
 def _shared(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
     total = timeline.total_j
     response = Response(timeline.rail.lag_ns or 0, timeline.rail.window_ns or 0)
-    idle = find_idle(timeline, Stretches(*occupied.busy_stretches(occupancy)), Response(0, timeline.rail.period_ns))
+    idle = find_idle(timeline, Stretches(*occupied.busy_stretches(occupancy)), responses.stated(timeline))
     dt_s, step_j = np.diff(timeline.t_ns) / 1e9, np.diff(timeline.energy_j)
     seen = _seen(timeline, Response(0))
     power = float(np.mean(idle.mean_w))

@@ -41,7 +41,8 @@ class Windows:
 
     ``start_ns``, ``end_ns`` int64 (m,) on the machine's clock, lag taken off; ``energy_j`` (m,);
     ``linked`` bool (m,): the row begins with the reading that the row before it ended with, so that an
-    error of that reading's stamp moves energy from one to the other. ``quantum_j`` is the meter's step.
+    error of that reading's stamp moves energy from one to the other. ``quantum_j`` is the meter's step,
+    ``stale`` the fraction of readings that repeated the one before while energy was being spent.
     """
 
     start_ns: Ints
@@ -49,6 +50,7 @@ class Windows:
     energy_j: Floats
     linked: Flags
     quantum_j: float
+    stale: float = 0.0
 
     def __len__(self) -> int:
         return len(self.energy_j)
@@ -68,7 +70,7 @@ class Windows:
         number = np.arange(len(self))[rows]
         follows = np.append(False, np.diff(number) == 1) if len(number) else np.empty(0, bool)
         return Windows(self.start_ns[rows], self.end_ns[rows], self.energy_j[rows], self.linked[rows] & follows,
-                       self.quantum_j)
+                       self.quantum_j, self.stale)
 
 
 def windows(timeline: Timeline, response: Response) -> Windows:
@@ -91,7 +93,17 @@ def _differences(timeline: Timeline, response: Response) -> Windows:
     first, last = kept[:-1][known], kept[1:][known]
     linked = np.append(False, first[1:] == last[:-1]) if len(first) else np.empty(0, bool)
     rows = energy[last] - energy[first]
-    return Windows(t_ns[first] - response.lag_ns, t_ns[last] - response.lag_ns, rows, linked, _quantum(rows))
+    return Windows(t_ns[first] - response.lag_ns, t_ns[last] - response.lag_ns, rows, linked, _quantum(rows), _stale_share(step, stale))
+
+
+def _stale_share(step: Floats, stale: Flags) -> float:
+    """The fraction of readings that repeat the one before, in stretches of fifty where energy is being spent."""
+    if not stale.any():
+        return 0.0
+    spent = np.add.reduceat(step, np.arange(0, len(step), 50))
+    repeats = np.add.reduceat(stale[1:].astype(float), np.arange(0, len(step), 50))
+    busy = spent > 0.5 * float(np.median(spent))
+    return float(repeats[busy].sum() / max(50.0 * busy.sum(), 1.0))
 
 
 def _samples(timeline: Timeline, response: Response) -> Windows:
@@ -100,8 +112,8 @@ def _samples(timeline: Timeline, response: Response) -> Windows:
     watts = (np.diff(timeline.energy_j) / dt_s)[known]
     end = t_ns[known + 1] - response.lag_ns
     span_s = response.window_ns / 1e9
-    # The same value again, before the window has moved on by half, is the same sample read twice.
-    stale = np.append(False, (np.diff(watts) == 0) & (np.diff(end) < 0.6 * response.window_ns)) if len(end) else known < 0
+    # The same value again, sooner than the meter refreshes, is the same sample read twice.
+    stale = np.append(False, (np.diff(watts) == 0) & (np.diff(end) < 0.6 * timeline.rail.period_ns)) if len(end) else known < 0
     keep = ~stale
     return Windows(end[keep] - response.window_ns, end[keep], watts[keep] * span_s, np.zeros(int(keep.sum()), bool),
                    _quantum(watts) * span_s)

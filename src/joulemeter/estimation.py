@@ -30,6 +30,12 @@ WORK = 2.0e10
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
 
+TICKS = 5
+"""Rows that are added up where a counter ticks about as often as it is read."""
+
+FINEST_S = 0.005
+"""Counters tick about every millisecond (RAPL) or more slowly: rows shorter than a few ticks are added up."""
+
 MOST_SINGLE = 60
 """Long calls that get a power of their own."""
 
@@ -185,13 +191,25 @@ def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_
     inside = quiet.gathered_ns(rows.end_ns) - quiet.gathered_ns(rows.start_ns) >= rows.end_ns - rows.start_ns
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
-    rows = _coarser(rows, int(len(rows) * columns**2 / WORK) + 1)
+    rows = _coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, _ticks_apart(rows)))
     return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), _around(rows))
 
 
 def _around(rows: Windows) -> int:
     """How far about an edge to look for what a wrong lag would do: a fiftieth of a row, 20 µs to 2 ms."""
     return int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
+
+
+def _ticks_apart(rows: Windows) -> int:
+    """How many rows of a counter to add up so that its ticks are a small part of one.
+
+    A counter that ticks about as often as it is read shows energy of an age that drifts and jumps: over one row those
+    errors are neither small nor independent. It gives itself away by readings that show nothing new.
+    """
+    if not rows.linked.any():
+        return 1
+    apart = TICKS if rows.stale > 0.003 else 1
+    return max(apart, int(np.ceil(FINEST_S / float(np.median(rows.length_s)))))
 
 
 def _coarser(rows: Windows, every: int) -> Windows:

@@ -150,7 +150,10 @@ class Ledger:
         return Energy(*(sum(getattr(part, key) for part in parts) for key in ("energy_j", "low_j", "high_j")))
 
     def check(self) -> None:
-        """Raises AssertionError if a rail's parts do not add up to the whole, within CONSERVATION."""
+        """Raises AssertionError if a rail's parts do not add up to the whole, within CONSERVATION.
+
+        A site that ran only while the rail saw nothing is not known (NaN), and no part of the sum.
+        """
         for each in self.rails:
             whole = each.energy.energy_j
             if math.isnan(whole):
@@ -161,7 +164,7 @@ class Ledger:
                 entry.exclusive.energy_j
                 for site in self.sites
                 for entry in site.rails
-                if entry.rail == each.rail.id
+                if entry.rail == each.rail.id and not math.isnan(entry.exclusive.energy_j)
             )
             assert abs(exclusive - each.attributed_j) <= CONSERVATION * max(1.0, abs(whole)), each.rail.name
 

@@ -121,7 +121,9 @@ def _enclosing(lane: NDArray[Any], start: Ints, end: Ints) -> tuple[Ints, Ints]:
     once: those that outlast the span they started in are moved to a lane of their own.
     """
     enclosing, end = np.full(len(start), -1, np.int64), end.copy()
-    edges = np.flatnonzero(np.append(True, lane[1:] != lane[:-1])) if len(lane) else np.empty(0, np.int64)
+    if not len(lane):
+        return enclosing, end
+    edges = np.flatnonzero(np.append(True, lane[1:] != lane[:-1]))
     for low, high in zip(edges, np.append(edges[1:], len(lane)), strict=True):
         todo = np.arange(low, high)
         while len(todo):

@@ -52,7 +52,7 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
     rail = timeline.rail
     step = spacing_ns(timeline)
     gauge = rail.kind == "gauge"
-    told = Response(rail.lag_ns or 0, (rail.window_ns or max(rail.period_ns, 1)) if gauge else 0)
+    told = stated(timeline)
     lag_known, window_known = rail.lag_ns is not None, not gauge or rail.window_ns is not None
     if len(timeline.t_ns) < 8 or not len(occupancy):
         return [Found(told, 0.0, 0.05 * step, 0.0)]
@@ -60,6 +60,13 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
     pairs = _first_pairs(told, lag_known, window_known, step, gauge)
     least = told.lag_ns if lag_known else 0
     return _narrowed(search, pairs, step, least, lag_known and gauge, window_known)
+
+
+def stated(timeline: Timeline) -> Response:
+    """What the rail says of its response; where it does not: no lag, and a window as long as its period."""
+    rail = timeline.rail
+    window = (rail.window_ns or rail.period_ns or spacing_ns(timeline)) if rail.kind == "gauge" else 0
+    return Response(rail.lag_ns or 0, window)
 
 
 def notes(rail: Rail, response: Response) -> tuple[str, ...]:
