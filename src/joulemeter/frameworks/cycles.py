@@ -70,6 +70,8 @@ class Operation(NamedTuple):
 class Recording:
     """Sessions one after the other, each written to the sink as spans when it ends.
 
+    The session's line that has its first records, made here, is the main thread's.
+
     ``read`` makes operators of a line's events. Those of the main thread nest on its lane under the calls
     in the source; those of the framework's own threads stand on lanes of their own, under the operator
     whose ``dispatch`` they carry, else under the call that was open when they began.
@@ -88,14 +90,15 @@ class Recording:
         self._own = sink.site(own, "span")
         self._home = threading.main_thread().name
         self._session: Session | None = None
-        self._anchor_ns = 0
+        self._anchors: list[int] = []
 
     def open(self) -> None:
-        """Starts a session; stamps of our clock around its first record tie the two."""
+        """Starts a session. Stamps of our clock just inside its first records tie the two clocks."""
         self._session = self._begin()
-        before = time.monotonic_ns()
-        with self._session.anchor():
-            self._anchor_ns = (before + time.monotonic_ns()) // 2
+        self._anchors = []
+        for _ in range(5):
+            with self._session.anchor():
+                self._anchors.append(time.monotonic_ns())
 
     def reopen(self) -> None:
         """Starts a session unless one runs."""
@@ -108,20 +111,19 @@ class Recording:
             return
         self._sink.enter(self._own)
         try:
-            lines, anchor_ns = self._session.finish(), self._anchor_ns
+            lines, anchors = self._session.finish(), self._anchors
             self._session = None
             if again:
                 self.open()
-            self._write(lines, anchor_ns)
+            self._write(lines, anchors)
         finally:
             self._sink.exit()
 
-    def _write(self, lines: list[Line], anchor_ns: int) -> None:
-        found = _anchored(lines)
-        if found is None:
+    def _write(self, lines: list[Line], anchors: list[int]) -> None:
+        home = next((line for line in lines if any(event.name == ANCHOR for event in line.events)), None)
+        if home is None:
             return
-        home, anchor = found
-        offset_ns = anchor_ns - (anchor.start_ns + anchor.end_ns) // 2
+        offset_ns = _offset_ns(home, anchors)
         lines.sort(key=lambda line: line is not home)
         dispatched: dict[str, int] = {}
         for line in lines:
@@ -148,10 +150,12 @@ class Recording:
         self._sink.add_many(lane, np.array(rows, np.int64))
 
 
-def _anchored(lines: list[Line]) -> tuple[Line, Event] | None:
-    """The main thread's line, which has the anchor; None where the profiler lost it."""
-    for line in lines:
-        for event in line.events:
-            if event.name == ANCHOR:
-                return line, event
-    return None
+def _offset_ns(home: Line, stamps: list[int]) -> int:
+    """What to add to the profiler's stamps to have them on ours.
+
+    Each stamp was taken just after its record began, so each difference is an upper bound; the least is the
+    best. An operator is thereby never placed before the call that made it.
+    """
+    events = [event for event in home.events if event.name == ANCHOR]
+    # The session may have missed the first records.
+    return min(stamp - event.start_ns for stamp, event in zip(stamps[-len(events) :], events, strict=False))
