@@ -45,7 +45,7 @@ def parse_sizes(text: str) -> list[float]:
     sizes = sorted({_size(part.strip()) for part in text.split(",") if part.strip()})
     if len(sizes) < 3:
         raise UsageError(f"--sizes '{text}' names fewer than three sizes", "--sizes 1000,10000,100000")
-    if sizes[0] <= 0:
+    if not all(0 < size < math.inf for size in sizes):
         raise UsageError(f"--sizes '{text}': a size must be positive")
     whole = [size > 1 or text.strip() == "1" for size in sizes]
     if any(whole) and sizes[0] < 1:

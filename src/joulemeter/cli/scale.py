@@ -46,13 +46,13 @@ def command(
       joulemeter scale mymodule:step --setup "import numpy; x = numpy.ones((9999, 64))" --args x \\
           --sizes 10%,50%,100% --plot step.png
     """
-    from joulemeter import scale, scale_plot, units
+    from joulemeter import scale, scale_plot, sources, units
     from joulemeter.isolate import machine
 
     if plot is not None:
         scale_plot.check(plot, force)
     grown = scale.inputs(function, scale.parse_sizes(sizes), setup, arguments)
-    with machine(source.split(",") if source else None) as stage:
+    with machine(sources.split_specs(source) if source else None) as stage:
         found = scale.scale(
             function, grown, stage, ci=units.parse_fraction(ci), limit_s=units.parse_seconds(limit)
         )
