@@ -53,6 +53,8 @@ _LOOK_NS = (4_000_000, 400_000_000)
 """How soon a counter is watched again as it moves: at first, and when its pace is well known."""
 _NO_PACE_NS = (20_000_000, 2_000_000_000)
 """How soon a counter is watched again that showed no steady pace: at first, and after many tries."""
+_WATCHING_SHARE, _WATCHING_NS = 0.002, 40_000_000
+"""What watching may cost: this share of a core, and so much at once when the source is new."""
 _EDGES = 7
 """From so many refreshes in a row the pace is learned."""
 _NEAR_NS = 60_000
@@ -148,7 +150,8 @@ class Refresh:
         self.period_ns += 0.5 * late_ns / periods
         self._edge_ns = edge_ns - 0.5 * late_ns
         steady = abs(late_ns) < _NEAR_NS / 2
-        self.look_after_ns = min(2 * self.look_after_ns, _LOOK_NS[1]) if steady else _LOOK_NS[0]
+        wished_ns = self.look_after_ns * 2 if steady else self.look_after_ns // 2
+        self.look_after_ns = min(max(wished_ns, _LOOK_NS[0]), _LOOK_NS[1])
 
     def doubt(self) -> None:
         """Something was seen that does not go with the pace: look again soon."""
@@ -197,6 +200,7 @@ class Powercap:
         self._refreshes = [Refresh() for _ in zones]
         self._given: dict[int, Reading] = {}
         self._look_ns = [0 for _ in zones]
+        self._watching_ns, self._watched_ns = _WATCHING_NS, clock()
         if all(math.isnan(self._joules(number)) for number in range(len(zones))):
             self.close()
             raise SourceUnavailable(f"rapl: no counter below {root} answers", f"cat {zones[0].energy_file}")
@@ -259,7 +263,8 @@ class Powercap:
 
     def _watched_move(self) -> list[Reading]:
         """Watches a counter as it moves, where that is due, to keep its pace known; returns its moves."""
-        if not self._fds or self._clock() < min(self._look_ns):
+        start_ns = self._clock()
+        if not self._fds or start_ns < min(self._look_ns) or not self._may_watch(start_ns):
             return []
         number = self._look_ns.index(min(self._look_ns))
         refresh = self._refreshes[number]
@@ -272,6 +277,12 @@ class Powercap:
         if moves:
             self._given[number] = moves[-1]
         return moves
+
+    def _may_watch(self, now_ns: int) -> bool:
+        """Whether watching has not yet used up its share of a core."""
+        earned_ns = round(_WATCHING_SHARE * (now_ns - self._watched_ns))
+        self._watching_ns, self._watched_ns = min(self._watching_ns + earned_ns, _WATCHING_NS), now_ns
+        return self._watching_ns > 0
 
     def _watch_one(self, number: int, refresh: Refresh) -> list[Reading]:
         now = self._clock()
@@ -292,13 +303,14 @@ class Powercap:
         """The counter's next ``count`` moves, stamped when they happened; fewer where they take too long."""
         moves: list[Reading] = []
         before_ns, before = self._stamped(number)
-        deadline_ns = before_ns + patience_ns
+        start_ns, deadline_ns = before_ns, before_ns + patience_ns
         while len(moves) < count and before_ns < deadline_ns:
             t_ns, value = self._stamped(number)
             # A longer gap between the two reads means that something else ran: the moment is not known.
             if value != before and not math.isnan(value - before) and t_ns - before_ns < _NEAR_NS:
                 moves.append(Reading(number, (before_ns + t_ns) // 2, value))
             before_ns, before = t_ns, value
+        self._watching_ns -= before_ns - start_ns
         return moves
 
     def close(self) -> None:
