@@ -37,8 +37,8 @@ def si(value: float, unit: str, digits: int = 3) -> str:
     """
     if math.isnan(value):
         return "unknown"
-    if value == 0 or math.isinf(value):
-        return f"{value:g} {unit}"
+    if abs(value) < 1e-12 or math.isinf(value):  # rounding of sums is not a quantity
+        return f"{round(value) if abs(value) < 1 else value:g} {unit}"
     factor, prefix = _prefix(abs(value), digits)
     return f"{_significant(value / factor, digits)} {prefix}{unit}"
 
