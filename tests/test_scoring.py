@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,23 @@ def test_iecs_follows_the_published_one_whichever_device_is_the_reference(refere
 @needs_published
 def test_the_one_misprint_is_suspected_and_nothing_else():
     suspects = score_flags.suspected_misprints(published()[0])
-    assert [(flag.network, flag.processor, value) for _, _, value, flag in suspects] == [
-        ("DNN2", "NNAPI", 0.265)
-    ]
+    found = [(each.flag.network, each.flag.processor, each.quantity, each.mended) for each in suspects]
+    assert found == [("DNN2", "NNAPI", "energy_j", 0.265)]
+
+
+@needs_published
+@pytest.mark.parametrize("quantity", ["power_w", "energy_j"])
+@pytest.mark.parametrize("factor", [10, 0.1, 100])
+def test_a_slip_planted_where_devices_agree_is_found(quantity, factor):
+    """Even in the column that holds the published misprint already."""
+    table, _ = published()
+    for cell in (("DNN2", "NNAPI"), ("DNN1", "CPU1"), ("DNN8", "CPU4")):
+        column = table.cells.index(cell)
+        values = getattr(table, quantity).copy()
+        values[0, column] *= factor
+        slipped = replace(table, **{quantity: values})
+        found = [(each.row, each.column, each.quantity) for each in score_flags.suspected_misprints(slipped)]
+        assert (0, column, quantity) in found
 
 
 @needs_published
@@ -138,6 +153,9 @@ def test_scaling_a_devices_energies_scales_its_iecs_and_no_one_elses(energy, fac
 def test_a_device_that_shares_no_cell_with_the_reference_has_no_iecs():
     table = make([[1.0, 2.0, math.nan], [math.nan, math.nan, 3.0]])
     assert math.isnan(scoring.iecs(table, 0)[1].value)
+    device = score_data.scored(table).data["devices"][1]
+    assert device["iecs"]["value"] is None
+    assert [flag["kind"] for flag in device["flags"]] == ["no-common-cell"]
 
 
 def test_a_device_that_shares_cells_through_a_third_is_compared():
@@ -208,9 +226,15 @@ def test_energy_that_is_not_power_times_time_is_flagged():
 def test_a_slipped_decimal_point_is_found_and_mended():
     rows = np.outer([1.0, 1.2, 0.8, 2.0], [1.0, 3.0, 0.5, 7.0, 2.0])
     rows[2, 3] *= 10
-    (row, column, value, flag), *others = score_flags.suspected_misprints(make(rows.tolist()))
-    assert (row, column, value, flag.kind, others) == (2, 3, pytest.approx(5.6), "possible-misprint", [])
+    (found, *others) = score_flags.suspected_misprints(make(rows.tolist()))
+    assert (found.row, found.column, found.mended, others) == (2, 3, pytest.approx(5.6), [])
     assert score_flags.mended(make(rows.tolist())).energy_j[2, 3] == pytest.approx(5.6)
+
+
+def test_an_odd_value_among_devices_that_disagree_is_left_alone():
+    rows = np.outer([1.0, 1.2, 0.8, 2.0, 1.5], [1.0, 3.0, 0.5, 7.0, 2.0])
+    rows[:, 3] *= [0.1, 10, 0.2, 5, 1]
+    assert score_flags.suspected_misprints(make(rows.tolist())) == []
 
 
 def write(path: Path, text: str) -> Path:

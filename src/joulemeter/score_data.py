@@ -105,11 +105,20 @@ def _devices(
             "coverage": covered,
             "coverage_by_processor": _by_processor(table, row),
             "missing": _missing(table, row),
-            "flags": [asdict(flag) for flag in flags],
+            "flags": [asdict(flag) for flag in [*flags, *_not_comparable(table, row, i)]],
             "accuracy": number(rows[name].accuracy) if name in rows else None,
             "price": number(rows[name].price) if name in rows else None,
         }
         for row, (name, p, i, covered, flags, pcs_rank, iecs_rank, left_out) in enumerate(columns)
+    ]
+
+
+def _not_comparable(table: ScoreTable, row: int, iecs: Score) -> list[scoring.Flag]:
+    """Why a device that has energies has no IECS."""
+    if not math.isnan(iecs.value) or np.isnan(table.energy_j[row]).all():
+        return []
+    return [
+        scoring.Flag("no-common-cell", "", "", "shares no cell with the reference, not even through others")
     ]
 
 

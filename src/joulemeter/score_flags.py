@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -29,8 +30,11 @@ PRODUCT_WITHIN = 0.05
 MISPRINT_FROM = math.log(4)
 """How far off the fit a cell must lie before a slipped decimal point is suspected …"""
 
-MISPRINT_TO = math.log(1.5)
+MISPRINT_TO = math.log(2)
 """… and how near a shift of the point must bring it."""
+
+AGREEING = 0.75
+"""The share of the other devices that must lie within twice of their median for it to be the usual cost."""
 
 
 def flags(table: ScoreTable) -> list[list[Flag]]:
@@ -43,7 +47,7 @@ def flags(table: ScoreTable) -> list[list[Flag]]:
             *_shared(table, row),
             *_fell_back(table, row),
             *_products(table, row),
-            *(flag for at, _, _, flag in misprints if at == row),
+            *(each.flag for each in misprints if each.row == row),
         ]
         for row in range(len(table.devices))
     ]
@@ -156,50 +160,73 @@ def _products(table: ScoreTable, row: int) -> list[Flag]:
     ]
 
 
-def suspected_misprints(table: ScoreTable) -> list[tuple[int, int, float, Flag]]:
-    """Energies that a shift of the decimal point would bring in line: (device, cell, energy mended, flag).
+@dataclass(frozen=True, slots=True)
+class Misprint:
+    """A value that a shift of the decimal point would bring in line."""
 
-    Judged by the fit without the cell itself, and only where the other devices agree on what the cell costs:
-    where they do not, an odd value may well be real.
+    row: int
+    column: int
+    quantity: Literal["power_w", "energy_j"]
+    mended: float
+    flag: Flag
+
+
+def suspected_misprints(table: ScoreTable) -> list[Misprint]:
+    """Powers and energies whose decimal point has most likely slipped.
+
+    Judged without the cell itself, by the median of what the cell costs on other devices (another misprint
+    among them does no harm), and only where those agree: where they do not, an odd value may well be real.
     """
-    energy = table.energy_j
-    fit = two_way(energy)
-    residual = np.log(energy) - fit.device[:, None] - fit.cell
     found = []
-    # A cell pulls its own fit towards itself: its residual is smaller than how far off it lies, never larger.
-    for row, column in zip(*np.nonzero(np.abs(residual) > MISPRINT_FROM / 2), strict=True):
-        without = energy.copy()
-        without[row, column] = np.nan
-        found += _misprint(table, without, int(row), int(column))
+    quantities: tuple[Literal["power_w", "energy_j"], ...] = ("power_w", "energy_j")
+    for quantity in quantities:
+        values = getattr(table, quantity)
+        fit = two_way(values)
+        residual = np.log(values) - fit.device[:, None] - fit.cell
+        # A cell pulls its own fit towards itself: it lies further off than its residual says, never nearer.
+        for row, column in zip(*np.nonzero(np.abs(residual) > MISPRINT_FROM / 2), strict=True):
+            found += _misprint(table, quantity, int(row), int(column))
     return found
 
 
 def _misprint(
-    table: ScoreTable, without: NDArray[np.float64], row: int, column: int
-) -> list[tuple[int, int, float, Flag]]:
-    others = ~np.isnan(without[:, column])
-    fit = two_way(without)
-    if others.sum() < 3 or math.isnan(fit.device[row]):
+    table: ScoreTable, quantity: Literal["power_w", "energy_j"], row: int, column: int
+) -> list[Misprint]:
+    values = getattr(table, quantity)
+    value = float(values[row, column])
+    off = _off(values, row, column)
+    places = 0 if math.isnan(off) else round(off / math.log(10))
+    if places == 0 or abs(off) < MISPRINT_FROM or abs(off - places * math.log(10)) > MISPRINT_TO:
         return []
-    disagreement = np.log(without[others, column]) - fit.device[others] - fit.cell[column]
-    off = math.log(float(table.energy_j[row, column])) - float(fit.device[row] + fit.cell[column])
-    places = round(off / math.log(10))
-    mended_off = abs(off - places * math.log(10))
-    if abs(off) < MISPRINT_FROM or mended_off > MISPRINT_TO or np.abs(disagreement).max() > MISPRINT_FROM / 2:
+    # A slip in one of the two puts the time that both imply off as well; a delegate that fell back does not.
+    time_off = _off(table.energy_j / table.power_w, row, column)
+    slipped_off = time_off if quantity == "energy_j" else -time_off
+    if not math.isnan(time_off) and slipped_off * math.copysign(1, off) < MISPRINT_FROM / 2:
         return []
-    value = float(table.energy_j[row, column])
-    mended = float(f"{value / 10**places:.12g}")
-    detail = (
-        f"{value:g} J is {math.exp(abs(off)):.1f} times off what it should cost here; {mended:g} J would fit"
-    )
-    return [(row, column, mended, _flag(table, "possible-misprint", column, detail))]
+    mended, unit = float(f"{value / 10**places:.12g}"), "W" if quantity == "power_w" else "J"
+    times = f"{value:g} {unit} is {math.exp(abs(off)):.1f} times off what it should be here"
+    flag = _flag(table, "possible-misprint", column, f"{times}; {mended:g} {unit} would fit")
+    return [Misprint(row, column, quantity, mended, flag)]
+
+
+def _off(values: NDArray[np.float64], row: int, column: int) -> float:
+    """How far, in logarithms, a cell is off what it is on other devices; NaN where those do not agree."""
+    without = values.copy()
+    without[row, column] = np.nan
+    device = two_way(without).device
+    others = np.log(without[:, column]) - device
+    others = others[~np.isnan(others)]
+    if len(others) < 3 or math.isnan(device[row]) or math.isnan(values[row, column]):
+        return math.nan
+    usual = float(np.median(others))
+    if np.quantile(np.abs(others - usual), AGREEING) > MISPRINT_FROM / 2:
+        return math.nan
+    return math.log(float(values[row, column])) - float(device[row]) - usual
 
 
 def mended(table: ScoreTable) -> ScoreTable:
     """The table with every suspected misprint put right, to show what it changes."""
-    from dataclasses import replace
-
-    energy = table.energy_j.copy()
-    for row, column, value, _ in suspected_misprints(table):
-        energy[row, column] = value
-    return replace(table, energy_j=energy)
+    values = {"power_w": table.power_w.copy(), "energy_j": table.energy_j.copy()}
+    for each in suspected_misprints(table):
+        values[each.quantity][each.row, each.column] = each.mended
+    return replace(table, power_w=values["power_w"], energy_j=values["energy_j"])
