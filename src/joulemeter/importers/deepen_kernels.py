@@ -23,12 +23,14 @@ from joulemeter.record import Record
 
 LAYOUT = "DeepEn2023 kernels (CSV or JSON)"
 
-FAMILIES = {"bnrelu": "bn-relu", "addrelu": "add-relu", "dwconv-bn-relu6": "dwconv-bn-relu"}
+FAMILIES = {"bnrelu": "bn-relu", "addrelu": "add-relu", "global-pool": "global-avgpool"}
 """Published names of families that have another one here."""
 _FLOAT = 4
 _RESOLUTION_J = 1e-6
 """Energies are given in millijoules with three decimals."""
-_ELEMENTWISE_FLOPS = {"relu": 1, "hswish": 4, "bn": 2, "bn-relu": 3, "add": 1, "add-relu": 2, "se": 4}
+_ELEMENTWISE_FLOPS = {"relu": 1, "hswish": 4, "bn": 2, "bn-relu": 3, "add": 1, "add-relu": 2}
+_SQUEEZE = 4
+"""Channels over squeezed channels of an se block, as nn-Meter builds it."""
 
 
 def recognises(path: Path) -> bool:
@@ -188,6 +190,10 @@ def _work(family: str, shape: Mapping[str, Value]) -> Work:
         weights = d["out_channels"] * c_in // d.get("groups", 1) * window
         flops = 2 * results * weights
         return _bytes(flops, pixels * c_in + weights, results * d["out_channels"], weights)
+    if family == "se":
+        # Mean over the image, two products with C²/4 weights each, and a product with the image.
+        weights = 2 * c_in * c_in // _SQUEEZE
+        return _bytes(2 * pixels * c_in + 2 * weights, 2 * pixels * c_in + weights, pixels * c_in, weights)
     if family == "global-avgpool":
         return _bytes(pixels * c_in, pixels * c_in, c_in, 0)
     flops = results * c_in * (window if "kernel_height" in d else _ELEMENTWISE_FLOPS.get(family, 0))

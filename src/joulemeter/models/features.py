@@ -29,8 +29,9 @@ VIEWS: dict[str, tuple[str, ...]] = {
               "log groups", "log batch", "log dtype"),
     "slices": ("log M", "log in slices", "log out slices", "window", "stride", "log transformed", "odd width",
                "winograd", "block", "log groups", "log batch", "log dtype"),
-    "pooled": ("family ", "log flops", "log read", "log write", "log parameters", "log batch", "log dtype",
-               "dim height", "dim in_channels", "dim kernel_height", "dim stride_height"),
+    "size": ("log moved", "log parameters", "log batch", "log dtype"),
+    "pooled": ("family ", "log flops", "log moved", "log parameters", "log batch", "log dtype",
+               "dim in_channels", "dim kernel_height", "dim stride_height"),
     "published": ("raw ",),
 }  # fmt: skip
 """Sets of features by the beginning of their names; which serves best is chosen for each family."""
@@ -51,6 +52,8 @@ def describe(kernel: Kernel, work: Work) -> dict[str, float]:
     ):
         if not math.isnan(amount):
             features[f"log {name}"] = math.log1p(amount)
+    if not math.isnan(work.bytes):
+        features["log moved"] = math.log1p(work.bytes)
     features[f"family {kernel.family}"] = 1.0
     features["log batch"] = math.log(kernel.batch)
     features["log dtype"] = math.log(DTYPE_BYTES.get(kernel.dtype, 4))
@@ -122,10 +125,16 @@ def _up(value: float, multiple: int) -> float:
 
 
 def names(described: Sequence[dict[str, float]], view: str) -> tuple[str, ...]:
-    """The features of ``view`` that are present and not the same everywhere, sorted."""
-    prefixes = VIEWS[view] + (("word ",) if view not in ("published", "pooled") else ())
+    """The features of ``view`` that are present, sorted; of those that are the same everywhere none, and of
+    those that say the same as another the first."""
+    prefixes = VIEWS[view] + (("word ",) if view in ("work", "tiles", "slices") else ())
     present = sorted({name for each in described for name in each if name.startswith(prefixes)})
-    return tuple(name for name in present if len({each.get(name, 0.0) for each in described}) > 1)
+    seen: dict[tuple[float, ...], str] = {}
+    for name in present:
+        column = tuple(each.get(name, 0.0) for each in described)
+        if len(set(column)) > 1:
+            seen.setdefault(column, name)
+    return tuple(sorted(seen.values()))
 
 
 def table(described: Sequence[dict[str, float]], columns: Sequence[str]) -> NDArray[np.float64]:

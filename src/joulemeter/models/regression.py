@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FOLDS = 5
-LEAST_ROWS = 8
+LEAST_ROWS = 5
 """A family with fewer configurations has no model of its own."""
+_SMALL_ROWS = 100
+"""With fewer rows, processes of size alone are tried: each dimension has a length scale to be learnt."""
 _BOOSTED_ROWS = 800
 """From so many rows on, boosted trees are tried: below, processes always won."""
+_MEMBERS = 4
+"""Regressors whose mean is taken, at most."""
+_ROUGH = 6.0
+"""Times the known noise that is assumed of data whose small energies scatter more than they are rounded."""
 _WORST = 0.3
 """Errors beyond this count alike when candidates are compared: one wrong row must not decide."""
 
@@ -110,9 +116,12 @@ def priced(described: Sequence[dict[str, float]], target: NDArray[np.float64]) -
 def recipes(described: Sequence[dict[str, float]]) -> list[str]:
     """The candidates for such kernels: processes on each view of them, with ground and without; trees."""
     views = ["work"]
+    if len(described) < _SMALL_ROWS:
+        views += ["size"]
     if all("log M" in each for each in described):
         views += ["tiles", "slices"]
     found = [f"process/{view}/{base}" for view in views for base in ("plain", "ground")]
+    found += [f"rough/{view}/plain" for view in views if view in ("tiles", "slices")]
     return found + (["boosted/work/ground"] if len(described) >= _BOOSTED_ROWS else [])
 
 
@@ -124,7 +133,7 @@ def fit(
     tried: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Fitted:
-    """The best of the candidates ``tried`` (default: ``recipes``), or the mean of the two best.
+    """The best of the candidates ``tried`` (default: ``recipes``), or the mean of the few best.
 
     ``target`` (n,) logarithms, ``groups`` (n,) numbers of the configuration.
     """
@@ -138,19 +147,26 @@ def fit(
             member = replace(member, deviation=float(np.sqrt(variance[0])))
         made.append((member, mean, variance))
     error = [_error(target - mean) for _, mean, _ in made]
-    order = np.argsort(error, kind="stable")
-    best = [made[i] for i in order[:1]]
-    if len(made) > 1:
-        pair = [made[i] for i in order[:2]]
-        if _error(target - np.mean([mean for _, mean, _ in pair], axis=0)) < error[order[0]]:
-            best = pair
-    mean = np.mean([m for _, m, _ in best], axis=0)
-    deviation = np.sqrt(np.mean([v for _, _, v in best], axis=0))
+    best = _best(made, error, target)
+    # The card and the intervals: the chosen learnt anew without each fold, hyperparameters too.
+    anew = [_held_out(m, described, target, known_variance, folds, seed, anew=True) for m, _, _ in best]
+    mean = np.mean([m for m, _ in anew], axis=0)
+    deviation = np.sqrt(np.mean([v for _, v in anew], axis=0))
     inputs = features.table(described, best[0][0].columns)
     regression = Regression(tuple(m for m, _, _ in best), inputs.min(0), inputs.max(0))
     return Fitted(
         regression, mean, deviation, {m.recipe: e for (m, _, _), e in zip(made, error, strict=True)}
     )
+
+
+_Made = tuple[Member, "NDArray[np.float64]", "NDArray[np.float64]"]
+
+
+def _best(made: Sequence[_Made], error: Sequence[float], target: NDArray[np.float64]) -> list[_Made]:
+    """The best one, two, three or four, whichever average errs least."""
+    order = np.argsort(error, kind="stable")
+    sets = [[made[i] for i in order[:count]] for count in range(1, min(len(made), _MEMBERS) + 1)]
+    return min(sets, key=lambda some: _error(target - np.mean([mean for _, mean, _ in some], axis=0)))
 
 
 def _error(residual: NDArray[np.float64]) -> float:
@@ -176,8 +192,9 @@ def member_of(
     inputs = features.table(described, columns)
     costs = priced(described, target) if base == "ground" else np.zeros(len(features.TERMS))
     rest = target - ground(costs, described)
-    if kind == "process":
-        return Member(recipe, columns, costs, gaussian.fit(inputs, rest, known_variance, seed=seed))
+    if kind in ("process", "rough"):
+        known = known_variance * (_ROUGH**2 if kind == "rough" else 1)
+        return Member(recipe, columns, costs, gaussian.fit(inputs, rest, known, seed=seed))
     grow = trees.boosted if kind == "boosted" else trees.forest
     return Member(recipe, columns, costs, grow(inputs, rest, seed))
 
@@ -189,20 +206,22 @@ def _held_out(
     known_variance: NDArray[np.float64],
     folds: NDArray[np.int64],
     seed: int,
+    anew: bool = False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and variance (n,) of each row by a member that has not seen its fold.
 
-    A process keeps its hyperparameters (a dozen numbers of all the rows) and forgets the fold's rows;
-    trees are grown anew.
+    To compare candidates a process keeps its hyperparameters (a dozen numbers of all the rows) and
+    forgets the fold's rows; ``anew``, it is learnt anew. Trees are always grown anew.
     """
     mean, variance = np.empty(len(target)), np.empty(len(target))
     for fold in np.unique(folds):
         held = folds == fold
         rows = [each for each, out in zip(described, held, strict=True) if out]
-        if isinstance(member.regressor, Process):
+        if isinstance(member.regressor, Process) and not anew:
             other = Member(member.recipe, member.columns, member.costs, member.regressor.without(held))
         else:
             kept = [each for each, out in zip(described, held, strict=True) if not out]
             other = member_of(member.recipe, kept, target[~held], known_variance[~held], seed)
+            other = replace(other, deviation=member.deviation)
         mean[held], variance[held] = other.predict(rows)
     return mean, variance
