@@ -121,9 +121,17 @@ def band(design: Design, parts: Variances, block: slice) -> Floats:
 
 
 def whitener(design: Design, parts: Variances, block: slice) -> Floats:
-    """The banded Cholesky factor L of a block's V."""
+    """The banded Cholesky factor L of a block's V; windows that all but coincide get a little more noise of their own."""
     lower = band(design, parts, block)
-    lower[0] += 1e-9 * lower[0].mean() + 1e-30
+    scale = float(lower[0].mean()) + 1e-30
+    for grain in (1e-9, 1e-6, 1e-3):
+        try:
+            lower[0] += grain * scale
+            return np.asarray(linalg.cholesky_banded(lower, lower=True, check_finite=False))
+        except linalg.LinAlgError:
+            continue
+    # Nothing but rounding is left of the coupling: the rows are taken as independent.
+    lower[1:] = 0.0
     return np.asarray(linalg.cholesky_banded(lower, lower=True, check_finite=False))
 
 

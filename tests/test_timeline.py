@@ -1,0 +1,103 @@
+"""Timelines: what was not seen is a gap, and what was seen is neither lost nor invented."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from joulemeter import timeline
+from joulemeter.reading import Rail
+
+MS = 1_000_000
+
+
+def _rail(kind: str = "counter", **changes: object) -> Rail:
+    keys = {"id": 0, "name": "rail", "kind": kind, "origin": "measured", "period_ns": 10 * MS, **changes}
+    return Rail(**keys)  # type: ignore[arg-type]
+
+
+def _read(values: list[float], step_ms: float = 10, **changes: object) -> timeline.Timeline:
+    t_ns = (np.arange(len(values)) * step_ms * MS).astype(np.int64)
+    return timeline.from_readings(_rail(**changes), t_ns, np.array(values, float))  # type: ignore[arg-type]
+
+
+def test_a_failed_read_of_a_counter_loses_nothing() -> None:
+    """The next good reading holds the whole difference."""
+    whole = _read([5.0, 6.0, 7.0, 8.0])
+    failed = _read([5.0, float("nan"), 7.0, 8.0])
+    assert failed.total_j == whole.total_j == 3.0
+    assert failed.failed == 1
+    assert not failed.unknown.any()
+
+
+def test_a_failed_read_is_not_a_wrap() -> None:
+    """A read error taken as 0 J and then as a wrap has cost 262 kJ elsewhere."""
+    assert _read([1000.0, float("nan"), 1000.5], range_j=262_144.0).total_j == pytest.approx(0.5)
+
+
+def test_a_counter_that_falls_within_its_range_has_wrapped() -> None:
+    read = _read([99.0, 99.8, 0.6, 1.4], range_j=100.0)
+    assert read.total_j == pytest.approx(2.4)
+    assert not read.gaps
+
+
+def test_a_counter_without_a_range_that_falls_was_reset() -> None:
+    read = _read([99.0, 99.8, 0.6, 1.4])
+    assert read.total_j == pytest.approx(1.6)
+    assert [gap.reason for gap in read.gaps] == ["reset"]
+
+
+def test_a_wrap_that_would_need_an_implausible_power_is_a_reset() -> None:
+    read = _read([10.0, 10.8, 0.1, 0.9], range_j=262_144.0)
+    assert read.total_j == pytest.approx(1.6)
+    assert [gap.reason for gap in read.gaps] == ["reset"]
+
+
+def test_across_a_long_hole_the_number_of_wraps_is_not_known() -> None:
+    values = [0.0, 1.0, 2.0, 3.0, 1.0, 2.0]
+    t_ns = np.array([0, 10, 20, 30, 5_030, 5_040]) * MS
+    read = timeline.from_readings(_rail(range_j=100.0), t_ns, np.array(values))
+    assert [gap.reason for gap in read.gaps] == ["ambiguous wrap"]
+    assert read.total_j == pytest.approx(4.0)
+
+
+def test_a_hole_in_a_gauge_is_a_gap_and_not_zero_watts() -> None:
+    t_ns = np.array([0, 10, 20, 120, 130]) * MS
+    read = timeline.from_readings(_rail("gauge"), t_ns, np.full(5, 50.0))
+    assert read.total_j == pytest.approx(50.0 * 0.03)
+    assert [(gap.start_ns, gap.end_ns, gap.reason) for gap in read.gaps] == [(20 * MS, 120 * MS, "hole")]
+    assert np.isnan(read.between(10 * MS, 125 * MS))
+
+
+def test_a_gauge_sample_stands_for_the_time_before_its_stamp() -> None:
+    assert _read([1000.0, 10.0, 20.0], kind="gauge").total_j == pytest.approx(0.01 * (10 + 20))
+
+
+@pytest.mark.parametrize("kind", ["counter", "gauge"])
+def test_one_reading_measures_nothing(kind: str) -> None:
+    assert np.isnan(_read([5.0], kind=kind).total_j)
+    assert np.isnan(_read([], kind=kind).total_j)
+
+
+@given(
+    steps=st.lists(st.floats(0, 5), min_size=1, max_size=60),
+    start=st.floats(0, 99),
+    lost=st.sets(st.integers(0, 59)),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_wrapping_counter_read_in_any_order_gives_what_was_spent(
+    steps: list[float], start: float, lost: set[int], seed: int
+) -> None:
+    """Whatever is lost in the middle, wherever it wraps, in whatever order it is read."""
+    true = np.concatenate([[start], start + np.cumsum(steps)])
+    value = true % 100.0
+    value[[each for each in lost if 0 < each < len(value) - 1 and each % 2]] = np.nan
+    t_ns = np.arange(len(true)) * 100 * MS
+    order = np.random.default_rng(seed).permutation(len(true))
+    read = timeline.from_readings(_rail(range_j=100.0, period_ns=100 * MS), t_ns[order], value[order])
+    assert read.total_j == pytest.approx(sum(steps), abs=1e-6)
+    assert (np.diff(read.energy_j) >= -1e-9).all()
+    assert read.energy_j[0] == 0
