@@ -35,7 +35,7 @@ def test_floating_point_operations_worked_by_hand():
 @given(st.integers(5, 24), st.integers(2, 20), st.sampled_from(["rectangle", "exponential", "wide_first_8x"]))
 @settings(max_examples=40, deadline=None)
 def test_a_level_moves_no_more_than_the_level_nearer(size, depth, shape):
-    moved = level_bytes(training(shape=shape, size=2**size, depth=depth), LEVELS)
+    moved = level_bytes([training(shape=shape, size=2**size, depth=depth)], LEVELS)[0]
     assert (np.diff(moved) <= 0).all()
     assert moved[0] == pytest.approx(
         sum(s.moved_bytes for s in working_sets(training(shape=shape, size=2**size, depth=depth)))
@@ -104,8 +104,9 @@ def test_intervals_of_costs_contain_the_costs():
 def test_effects_find_a_planted_shape_and_leave_noise_alone():
     random = np.random.default_rng(3)
     known = runs(300)
+    rows = [effects.labels(t, effects.STRUCTURE) for t in known.trainings]
     planted = np.array([0.3 if t.shape == "trapezoid" else 0.0 for t in known.trainings])
-    found = effects.fit(known.trainings, planted + random.normal(0, 0.1, 300), effects.STRUCTURE)
+    found = effects.fit(rows, planted + random.normal(0, 0.1, 300), effects.STRUCTURE)
     trapezoid = found.values["shape:trapezoid"] - np.median(
         [v for n, v in found.values.items() if "shape:" in n]
     )
@@ -115,7 +116,7 @@ def test_effects_find_a_planted_shape_and_leave_noise_alone():
 
 def test_an_effect_that_nobody_saw_is_nothing():
     known = runs(60)
-    found = effects.fit(known.trainings, np.full(60, 0.2), ("shape",))
+    found = effects.fit([effects.labels(t, ["shape"]) for t in known.trainings], np.full(60, 0.2), ("shape",))
     assert found.predict([training(shape="wide_first_20x")])[0] == pytest.approx(0.2, abs=0.01)
 
 

@@ -9,7 +9,7 @@ has the effect zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,12 +45,12 @@ class Effects:
     def predict(self, trainings: Sequence[Training], only: Sequence[str] | None = None) -> Floats:
         """The correction of each training, in log units, shape (n,); by groups in ``only`` (None: all)."""
         groups = [group for group in self.deviation if only is None or group in only]
+        return self.of_labels([labels(each, groups) for each in trainings])
+
+    def of_labels(self, rows: Sequence[Mapping[str, float]]) -> Floats:
+        """The correction of trainings given by what ``labels`` says of them, shape (n,)."""
         return np.array(
-            [
-                self.intercept
-                + sum(w * self.values.get(name, 0.0) for name, w in labels(each, groups).items())
-                for each in trainings
-            ]
+            [self.intercept + sum(w * self.values.get(name, 0.0) for name, w in row.items()) for row in rows]
         )
 
 
@@ -87,11 +87,13 @@ _LABELS: dict[str, Callable[[Training], list[tuple[str, float]]]] = {
 }
 
 
-def fit(trainings: Sequence[Training], residual: Floats, groups: Sequence[str]) -> Effects:
-    """Effects of ``groups`` that explain ``residual`` (n,), in log units; without groups the intercept."""
+def fit(rows: Sequence[Mapping[str, float]], residual: Floats, groups: Sequence[str]) -> Effects:
+    """Effects of ``groups`` that explain ``residual`` (n,), in log units; without groups the intercept.
+
+    ``rows`` are the ``labels`` of each training by the same groups.
+    """
     if not groups:
         return Effects(float(np.median(residual)), {}, {})
-    rows = [labels(training, groups) for training in trainings]
     names = sorted({name for row in rows for name in row})
     place = {name: k for k, name in enumerate(names)}
     matrix = np.zeros((len(rows), len(names)))

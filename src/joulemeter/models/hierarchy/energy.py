@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,10 @@ Rows = NDArray[np.int64]
 FEWEST_RUNS = 8
 COVERAGE = 0.9
 FOLDS = 8
-KEPT = 4000
-"""Runs that validation and the correction look at; the physics is fitted to all."""
+KEPT = 1500
+"""Runs that validation and effects look at; the physics is fitted to all."""
+WATTS = effects.STRUCTURE + effects.SMOOTH
+"""Effects that a run's mean power is made of."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,17 @@ class Base:
         self, trainings: Sequence[Training], counts: Floats, only: Sequence[str] | None = None
     ) -> Floats:
         """Log of the energy in joules, shape (n,): the mean of both ways where both exist."""
+        groups = WATTS if only is None else tuple(group for group in WATTS if group in only)
+        labels = [] if self.watts is None else [effects.labels(each, groups) for each in trainings]
+        return self.of_counts(counts, labels)
+
+    def of_counts(self, counts: Floats, labels: Sequence[Mapping[str, float]]) -> Floats:
+        """The same of trainings given by their counts, and their labels for the watts."""
         direct = np.log(np.maximum(self.joules.predict(counts), 1e-12))
         if self.seconds is None or self.watts is None:
             return direct
         time = np.log(np.maximum(self.seconds.predict(counts), 1e-12))
-        return np.asarray(0.5 * (direct + time + self.watts.predict(trainings, only)))
+        return np.asarray(0.5 * (direct + time + self.watts.of_labels(labels)))
 
 
 @dataclass(frozen=True)
@@ -120,53 +129,54 @@ CANDIDATES = (
 
 
 class _Fit:
-    """One fit at work: the runs with their counts, and a sample of them for validation."""
+    """One fit at work: the runs with their counts, and a sample of them for validation and effects."""
 
     def __init__(self, runs: Runs, levels: tuple[MemoryLevel, ...], seed: int) -> None:
         self.runs, self.levels, self.seed = runs, levels, seed
         random = np.random.default_rng(seed)
-        self.trainings = [runs.trainings[int(k)] for k in runs.which]
-        self.counts = design(self.trainings, levels)
+        self.counts = design(runs.trainings, levels)[runs.which]
         self.log_energy = np.log(runs.energy_j)
-        kept = random.permutation(len(runs))[:KEPT]
-        self.kept = np.sort(kept)
+        self.kept = np.sort(random.permutation(len(runs))[:KEPT])
         self.folds = folds(runs.groups[self.kept], random)
+        self.labels = {
+            groups: self._labels(groups) for groups in {WATTS, *(c.correction for c in CANDIDATES)}
+        }
 
-    def base(self, rows: Rows, through_time: bool) -> Base:
-        counts = self.counts[rows]
-        joules = physics.fit(counts, self.runs.energy_j[rows])
+    def _labels(self, groups: tuple[str, ...]) -> Any:
+        """The labels of the kept runs, as an array of objects so that masks select them."""
+        found = np.empty(len(self.kept), dtype=object)
+        found[:] = [effects.labels(self.runs.trainings[int(self.runs.which[k])], groups) for k in self.kept]
+        return found
+
+    def base(self, rows: Rows, inside: NDArray[np.bool_], through_time: bool) -> Base:
+        """The base fitted to ``rows``; the watts' effects to the kept runs that are ``inside``."""
+        joules = physics.fit(self.counts[rows], self.runs.energy_j[rows])
         if not through_time:
             return Base(joules, None, None)
-        trainings = [self.trainings[k] for k in rows[:KEPT]]
-        watts = self.log_energy[rows[:KEPT]] - np.log(self.runs.time_s[rows[:KEPT]])
+        kept = self.kept[inside]
+        watts = self.log_energy[kept] - np.log(self.runs.time_s[kept])
         return Base(
             joules,
-            physics.fit(counts, self.runs.time_s[rows]),
-            effects.fit(trainings, watts, effects.STRUCTURE + effects.SMOOTH),
+            physics.fit(self.counts[rows], self.runs.time_s[rows]),
+            effects.fit(self.labels[WATTS][inside], watts, WATTS),
         )
-
-    def log_base(self, base: Base, rows: Rows) -> Floats:
-        return base.log_energy([self.trainings[k] for k in rows], self.counts[rows])
-
-    def correction(self, rows: Rows, residual: Floats, groups: tuple[str, ...]) -> Effects:
-        return effects.fit([self.trainings[k] for k in rows], residual, groups)
 
     def unseen_residual(self, through_time: bool) -> Floats:
         """Log energy less the base's, each kept run predicted by a base that never saw its fold."""
         residual = np.zeros(len(self.kept))
         for fold in range(self.folds.max() + 1):
             out = self.folds == fold
-            base = self.base(self.kept[~out], through_time)
-            residual[out] = self.log_energy[self.kept[out]] - self.log_base(base, self.kept[out])
+            base = self.base(self.kept[~out], ~out, through_time)
+            predicted = base.of_counts(self.counts[self.kept[out]], self.labels[WATTS][out])
+            residual[out] = self.log_energy[self.kept[out]] - predicted
         return residual
 
     def unseen_correction(self, residual: Floats, groups: tuple[str, ...]) -> Floats:
         """The correction of each kept run, learned from the residuals of the other folds."""
-        corrected = np.zeros(len(residual))
+        corrected, labels = np.zeros(len(residual)), self.labels[groups]
         for fold in range(self.folds.max() + 1):
             out = self.folds == fold
-            found = self.correction(self.kept[~out], residual[~out], groups)
-            corrected[out] = found.predict([self.trainings[k] for k in self.kept[out]])
+            corrected[out] = effects.fit(labels[~out], residual[~out], groups).of_labels(labels[out])
         return corrected
 
     def model(self, bootstrap: int) -> EnergyModel:
@@ -182,14 +192,16 @@ class _Fit:
         shift = best_shift(tried[best])
         low, high = np.quantile(tried[best] + shift, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
         everything = np.arange(len(self.runs))
-        base = self.base(everything, best.through_time)
+        base = self.base(everything, np.ones(len(self.kept), dtype=bool), best.through_time)
         if bootstrap:
             base = self.with_intervals(base, bootstrap)
         return EnergyModel(
             device=self.runs.devices[0],
             levels=self.levels,
             base=base,
-            correction=self.correction(self.kept, residuals[best.through_time], best.correction),
+            correction=effects.fit(
+                self.labels[best.correction], residuals[best.through_time], best.correction
+            ),
             choices=best,
             shift=shift,
             low=float(low),

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from joulemeter.device import MemoryLevel
-from joulemeter.models.hierarchy.training import Training
-from joulemeter.models.hierarchy.working_sets import level_bytes
+from joulemeter.models.hierarchy.training import FLOAT_BYTES, FLOPS_PER_WEIGHT, Training
+from joulemeter.models.hierarchy.working_sets import layers_of, level_bytes
 
 Floats = NDArray[np.float64]
 
@@ -49,25 +49,33 @@ def terms(levels: Sequence[MemoryLevel]) -> list[Term]:
 
 def design(trainings: Sequence[Training], levels: Sequence[MemoryLevel]) -> Floats:
     """Counts of every term for whole trainings, shape (trainings, terms), all ≥ 0."""
-    return np.array([_counts(training, levels) for training in trainings])
-
-
-def _counts(training: Training, levels: Sequence[MemoryLevel]) -> list[float]:
-    steps = training.epochs * training.batches
-    widths = np.asarray(training.widths, dtype=float)
-    activations = 4.0 * widths.sum() * training.samples * training.epochs
-    return [
-        1.0,
-        float(training.epochs),
-        steps,
-        *(steps * hats(np.log2(widths), np.log2(WIDTHS)).sum(axis=0)),
-        steps * sum(width % VECTOR != 0 for width in training.widths[:-1]),
-        steps * training.additions,
-        steps * training.additions * (training.widths[-2] > SHARED),
-        training.flops,
-        activations,
-        *(steps * level_bytes(training, levels)),
+    layers = layers_of(trainings)
+    epochs = np.array([float(each.epochs) for each in trainings])
+    steps = epochs * np.array([each.batches for each in trainings])
+    samples = epochs * np.array([each.samples for each in trainings])
+    additions = np.array([float(each.additions) for each in trainings])
+    shared = np.array([each.widths[-2:][0] > SHARED for each in trainings])
+    per_step = [
+        layers.total(hats(np.log2(layers.outputs), np.log2(WIDTHS))),
+        (layers.total((layers.outputs % VECTOR != 0).astype(float)) - _odd_outputs(trainings))[:, None],
+        additions[:, None],
+        (additions * shared)[:, None],
     ]
+    return np.hstack(
+        [
+            np.ones((len(trainings), 1)),
+            epochs[:, None],
+            steps[:, None],
+            *[steps[:, None] * columns for columns in per_step],
+            (FLOPS_PER_WEIGHT * samples * layers.total(layers.inputs * layers.outputs))[:, None],
+            (FLOAT_BYTES * samples * layers.total(layers.outputs))[:, None],
+            steps[:, None] * level_bytes(trainings, levels),
+        ]
+    )
+
+
+def _odd_outputs(trainings: Sequence[Training]) -> Floats:
+    return np.array([float(each.widths[-1] % VECTOR != 0) for each in trainings])
 
 
 def hats(values: Floats, knots: Floats) -> Floats:

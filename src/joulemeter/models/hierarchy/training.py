@@ -18,6 +18,9 @@ FLOAT_BYTES = 4
 FORWARD_SHARE = 1 / 3
 """An evaluation goes forward only; a training step goes forward, and backward at twice that cost."""
 
+FLOPS_PER_WEIGHT = 6.0
+"""A multiply and an add forward, twice that backward (Kaplan et al. 2020, arXiv:2001.08361, section 2.1)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Training:
@@ -83,12 +86,9 @@ class Training:
 
     @property
     def flops(self) -> float:
-        """Floating-point operations of the whole training: 6 per weight and trained row, 2 per evaluated row.
-
-        Kaplan et al. 2020 (arXiv:2001.08361), section 2.1.
-        """
+        """Floating-point operations of the training: 6 per weight and trained row, 2 per evaluated row."""
         weights = sum(a * b for a, b in self.layers)
-        return 6.0 * weights * self.samples * self.epochs
+        return FLOPS_PER_WEIGHT * weights * self.samples * self.epochs
 
 
 @dataclass(frozen=True)

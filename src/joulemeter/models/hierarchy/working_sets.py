@@ -33,38 +33,81 @@ class WorkingSet:
     moved_bytes: float
 
 
+@dataclass(frozen=True)
+class Layers:
+    """Layers of many trainings in a row, each array of shape (layers,), and where each training starts."""
+
+    inputs: Floats
+    outputs: Floats
+    batch: Floats
+    starts: NDArray[np.int64]
+
+    def total(self, values: Floats) -> Floats:
+        """Sums over the layers of each training: (trainings, …) from (layers, …)."""
+        return np.asarray(np.add.reduceat(values, self.starts, axis=0))
+
+
+def layers_of(trainings: Sequence[Training]) -> Layers:
+    """The layers of ``trainings``, one training after another."""
+    depths = np.array([len(each.widths) for each in trainings])
+    pairs = np.array([pair for each in trainings for pair in each.layers], dtype=float)
+    batch = np.repeat([float(each.batch_size) for each in trainings], depths)
+    return Layers(pairs[:, 0], pairs[:, 1], batch, np.concatenate([[0], np.cumsum(depths)[:-1]]))
+
+
+def layer_sets(layers: Layers) -> tuple[Floats, Floats]:
+    """Bytes held and bytes moved by each layer forward, backward and in its update, each (layers, 3)."""
+    weights = FLOAT_BYTES * (layers.inputs + 1) * layers.outputs
+    forward = weights + FLOAT_BYTES * layers.batch * (layers.inputs + layers.outputs)
+    held = np.stack([forward, 2 * forward, ADAM_STATE * weights], axis=1)
+    moved = np.stack([forward, 2 * forward, ADAM_TRAFFIC * weights], axis=1)
+    return held, moved
+
+
 def working_sets(training: Training) -> list[WorkingSet]:
     """The published working sets of one training step: layers forward, backward, update; network; data."""
-    batch, sets = training.batch_size, []
-    for k, (a, b) in enumerate(training.layers):
-        weights, activations = FLOAT_BYTES * (a + 1) * b, FLOAT_BYTES * batch * (a + b)
-        forward = weights + activations
-        sets.append(WorkingSet(f"layer {k + 1} forward", forward, forward))
-        sets.append(WorkingSet(f"layer {k + 1} backward", 2 * forward, 2 * forward))
-        sets.append(WorkingSet(f"layer {k + 1} update", ADAM_STATE * weights, ADAM_TRAFFIC * weights))
-    moved = sum(each.moved_bytes for each in sets)
-    return [*sets, WorkingSet("network", network_bytes(training), moved), _data_set(training)]
+    held, moved = layer_sets(layers_of([training]))
+    names = ("forward", "backward", "update")
+    sets = [
+        WorkingSet(f"layer {k + 1} {name}", float(held[k, j]), float(moved[k, j]))
+        for k in range(len(held))
+        for j, name in enumerate(names)
+    ]
+    whole, data = network_bytes(training), data_bytes(training)
+    return [
+        *sets,
+        WorkingSet("network", whole, float(moved.sum())),
+        WorkingSet("data set", data, data / training.train_rows * training.batch_size),
+    ]
 
 
 def network_bytes(training: Training) -> float:
     """Bytes that a whole training step holds: weights with Adam's state, activations and their gradients."""
     state = ADAM_STATE * FLOAT_BYTES * training.parameters
-    return state + 2 * FLOAT_BYTES * training.batch_size * sum(training.widths)
+    return float(state + 2 * FLOAT_BYTES * training.batch_size * sum(training.widths))
 
 
-def _data_set(training: Training) -> WorkingSet:
-    row = FLOAT_BYTES * (training.inputs + training.outputs)
-    return WorkingSet("data set", row * training.train_rows, row * training.batch_size)
+def data_bytes(training: Training) -> float:
+    """Bytes of the rows that are trained on."""
+    return float(FLOAT_BYTES * (training.inputs + training.outputs) * training.train_rows)
 
 
-def level_bytes(training: Training, levels: Sequence[MemoryLevel]) -> Floats:
-    """Bytes that one training batch moves at each level, shape (levels,): what the levels nearer missed."""
-    sets = working_sets(training)
-    held = np.array([each.held_bytes for each in sets])
-    moved = np.array([each.moved_bytes for each in sets])
+def level_bytes(trainings: Sequence[Training], levels: Sequence[MemoryLevel]) -> Floats:
+    """Bytes that a training batch moves at each level, (trainings, levels): what nearer ones missed."""
+    layers = layers_of(trainings)
+    held, moved = layer_sets(layers)
+    through = layers.total(moved.sum(axis=1))
+    network = np.array([network_bytes(each) for each in trainings])
+    data = np.array([data_bytes(each) for each in trainings])
+    batch = data * np.array([each.batch_size / each.train_rows for each in trainings])
     # The first level is touched by everything; each next one by what the level before it missed.
-    nearer = [0.0, *[level.size_bytes for level in levels[:-1]]]
-    return np.array([moved @ missing_share(held, capacity) for capacity in nearer])
+    columns = [
+        layers.total((moved * missing_share(held, capacity)).sum(axis=1))
+        + through * missing_share(network, capacity)
+        + batch * missing_share(data, capacity)
+        for capacity in (0.0, *(level.size_bytes for level in levels[:-1]))
+    ]
+    return np.stack(columns, axis=1)
 
 
 def missing_share(held_bytes: Floats, capacity_bytes: float) -> Floats:
