@@ -1,0 +1,191 @@
+"""What each level costs a PyTorch training step: bare, api, module, operator, and PyTorch's own profiler.
+
+    python benchmarks/levels.py [--rounds 9] [--steps 300] [--batch 128] [--json FILE]
+
+All variants run in one process, interleaved in random order within every round, on one thread. A variant's
+ratio is that of its fastest block to the fastest bare one, because whatever else the machine does can only
+add; the median over rounds of the ratio within a round stands beside it. `operator` and `torch.profiler`
+are given twice: while the steps run, and all told, with what it takes to have the operators as spans or
+events (ours writes them to the run folder; PyTorch's makes its list of events).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from joulemeter.frameworks import kineto
+from joulemeter.frameworks import torch as modules
+from joulemeter.launch import Compiler, Plan
+from joulemeter.recorder import Recorder
+
+STEP = """
+import torch
+
+def step(model, optimizer, x, y):
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+"""
+LIMITS = {"api": 1.02, "module": 1.05}
+"""What a step of 0.45 ms may take, relative to bare."""
+
+Step = Callable[[Any, Any, Any, Any], None]
+
+
+def network(batch: int) -> tuple[Any, Any, Any, Any]:
+    """A small perceptron, its optimizer and a batch: 0.3 to 0.6 ms a step on one core with batch 128."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 128), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers, torch.nn.Linear(128, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    return model, optimizer, torch.randn(batch, 64), torch.randint(10, (batch,))
+
+
+def compiled(recorder: Recorder | None) -> Step:
+    """The step, with gates before its calls where there is a recorder."""
+    space: dict[str, Any] = {}
+    if recorder is None:
+        exec(compile(STEP, "step.py", "exec"), space)
+    else:
+        plan = Plan(raw="", kind="code", program=STEP, apis=("torch",), levels=("api",))
+        exec(Compiler(plan, recorder).code(STEP, "step.py"), space)
+    made: Step = space["step"]
+    return made
+
+
+@contextmanager
+def traced(tracer: Any, recorder: Recorder) -> Iterator[None]:
+    """Runs a tracer."""
+    tracer.start(recorder)
+    try:
+        yield
+    finally:
+        tracer.stop()
+
+
+def blocks(folder: Path) -> dict[str, Callable[[int, Any], dict[str, float]]]:
+    """By name, a function that runs so many steps and returns seconds a step, by what is counted in."""
+    recorder = Recorder(folder)
+    bare, gated = compiled(None), compiled(recorder)
+
+    def plainly(step: Step, label: str, tracer: Callable[[], Any] | None = None) -> Any:
+        def run(steps: int, what: Any) -> dict[str, float]:
+            made = None if tracer is None else tracer()
+            if made is not None:
+                made.start(recorder)
+            began = time.perf_counter()
+            for _ in range(steps):
+                step(*what)
+            ran = time.perf_counter()
+            if made is not None:
+                made.stop()
+            ended = time.perf_counter()
+            found = {label: (ran - began) / steps}
+            if label == "operator":
+                found["operator, all told"] = (ended - began) / steps
+            return found
+
+        return run
+
+    def profiled(steps: int, what: Any) -> dict[str, float]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as theirs:
+            began = time.perf_counter()
+            for _ in range(steps):
+                bare(*what)
+            ran = time.perf_counter()
+        theirs.events()
+        ended = time.perf_counter()
+        return {"torch.profiler": (ran - began) / steps, "torch.profiler, all told": (ended - began) / steps}
+
+    return {
+        "bare": plainly(bare, "bare"),
+        "api": plainly(gated, "api"),
+        "module": plainly(bare, "module", lambda: modules.tracer("module")),
+        "operator": plainly(bare, "operator", lambda: kineto.tracer("operator")),
+        "torch.profiler": profiled,
+    }
+
+
+def measure(rounds: int, steps: int, batch: int) -> dict[str, list[float]]:
+    """Seconds a step of every variant, one figure a round."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        variants, what = list(blocks(Path(folder)).values()), network(batch)
+        for each in variants:
+            each(20, what)
+        for number in range(rounds):
+            random.Random(number).shuffle(variants)
+            for each in variants:
+                for name, seconds in each(steps, what).items():
+                    found.setdefault(name, []).append(seconds)
+            if sys.stderr.isatty():
+                print(f"round {number + 1} of {rounds}", file=sys.stderr, end="\r")
+    return found
+
+
+def table(found: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """A row a variant: its fastest block, that against the fastest bare one, and the median within rounds."""
+    bare = found["bare"]
+    order = [
+        "bare",
+        "api",
+        "module",
+        "operator",
+        "torch.profiler",
+        "operator, all told",
+        "torch.profiler, all told",
+    ]
+    return [
+        {
+            "variant": name,
+            "step_us": 1e6 * min(found[name]),
+            "ratio": min(found[name]) / min(bare),
+            "median_ratio": statistics.median(a / b for a, b in zip(found[name], bare, strict=True)),
+        }
+        for name in order
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = table(measure(options.rounds, options.steps, options.batch))
+    print(
+        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.processor() or platform.machine()}"
+    )
+    print(f"{'':26}{'µs a step':>10}{'× bare':>10}{'median':>10}")
+    for row in rows:
+        print(f"{row['variant']:26}{row['step_us']:10.0f}{row['ratio']:10.3f}{row['median_ratio']:10.3f}")
+    ratio = {row["variant"]: row["ratio"] for row in rows}
+    for name, limit in LIMITS.items():
+        print(f"{name}: {100 * (ratio[name] - 1):+.1f} % (asked: ≤ {100 * (limit - 1):.0f} %)")
+    for kind in ("", ", all told"):
+        ours, theirs = ratio[f"operator{kind}"], ratio[f"torch.profiler{kind}"]
+        print(f"operator{kind}: {ours / theirs:.3f} of torch.profiler{kind} (asked: ≤ 1)")
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
