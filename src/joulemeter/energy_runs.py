@@ -43,6 +43,7 @@ CONFIGURATION = (
     "epochs",
     "widths",
 )
+READ = (*CONFIGURATION, *ENERGY, *TIME, *LOSS, "device", "status", "origin")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read(path: Path) -> Table:
             f"{path}: lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
             "a file in the layout of docs/energy-model.md",
         )
-    columns = {name: _values(table, name) for name in table.column_names}
+    columns = {name: _column(table, name) for name in table.column_names if name in READ}
     runs = _runs(columns, table.num_rows)
     if not len(runs):
         raise DatasetError(f"{path}: no usable run ({'; '.join(runs.left_out) or 'it is empty'})")
@@ -153,30 +154,55 @@ def _flat(table: pyarrow.Table) -> pyarrow.Table:
     return table
 
 
-def _values(table: pyarrow.Table, name: str) -> Array:
+@dataclass(frozen=True)
+class Column:
+    """A column as its distinct values and each row's index into them: a million rows repeat few words."""
+
+    distinct: Array
+    codes: Array
+
+    @property
+    def rows(self) -> Array:
+        """The value of each row."""
+        return np.asarray(self.distinct[self.codes])
+
+
+Columns = dict[str, Column]
+
+
+def _column(table: pyarrow.Table, name: str) -> Column:
+    import pyarrow
+
     column = table[name]
     if str(column.type).startswith("list"):
-        return np.array([json.dumps(value) if value is not None else "" for value in column.to_pylist()])
-    values = column.to_numpy(zero_copy_only=False)
-    if values.dtype == object:
-        return np.asarray(column.cast("string").fill_null("").to_numpy(zero_copy_only=False), dtype=str)
-    return np.asarray(values)
+        column = pyarrow.array([None if v is None else json.dumps(v) for v in column.to_pylist()])
+    if str(column.type) in ("string", "large_string", "null") or str(column.type).startswith("dictionary"):
+        column = column.cast("string").fill_null("")
+    encoded = column.dictionary_encode()
+    chunk = encoded.combine_chunks() if isinstance(encoded, pyarrow.ChunkedArray) else encoded
+    chunk = chunk.chunk(0) if isinstance(chunk, pyarrow.ChunkedArray) else chunk
+    values = chunk.dictionary.to_numpy(zero_copy_only=False)
+    distinct = np.asarray(values, dtype=str) if values.dtype == object else np.append(values, np.nan)
+    codes = chunk.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
+    return Column(distinct, codes.astype(np.int64))
 
 
-def _number(columns: dict[str, Array], names: Sequence[str], length: int) -> Array:
+def _number(columns: Columns, names: Sequence[str], length: int) -> Array:
     for name in names:
         if name in columns:
-            values = columns[name]
+            column = columns[name]
+            values = column.distinct
             if values.dtype.kind == "U":
                 values = np.array([float(text) if text else np.nan for text in values])
-            return values.astype(float)
+            return np.asarray(values.astype(float)[column.codes])
     return np.full(length, np.nan)
 
 
-def _runs(columns: dict[str, Array], length: int) -> Runs:
+def _runs(columns: Columns, length: int) -> Runs:
     energy, time = _number(columns, ENERGY, length), _number(columns, TIME, length)
-    status = columns.get("status", np.full(length, ""))
-    finished = np.isin(status, FINISHED)
+    finished = np.ones(length, dtype=bool)
+    if "status" in columns:
+        finished = np.isin(columns["status"].distinct, FINISHED)[columns["status"].codes]
     counted = np.isfinite(energy) & (energy > 0)
     trainings, which, unknown = _trainings(columns, length)
     known = which >= 0
@@ -186,12 +212,12 @@ def _runs(columns: dict[str, Array], length: int) -> Runs:
         *_saying(finished & ~counted, "have no energy above zero"),
         *[f"{count} runs: {reason}" for reason, count in sorted(unknown.items())],
     ]
-    origins = np.unique(columns["origin"][keep]) if "origin" in columns else np.array(["measured"])
+    origins = np.unique(columns["origin"].rows[keep]) if "origin" in columns else np.array(["measured"])
     used, index = np.unique(which[keep], return_inverse=True)
     return Runs(
         tuple(trainings[int(k)] for k in used),
         index.astype(np.int64),
-        columns["device"][keep].astype(str),
+        columns["device"].rows[keep].astype(str),
         energy[keep],
         np.where(time > 0, time, np.nan)[keep],
         _number(columns, LOSS, length)[keep],
@@ -204,7 +230,7 @@ def _saying(rows: Array, reason: str) -> list[str]:
     return [f"{int(rows.sum())} runs {reason}"] if rows.any() else []
 
 
-def _trainings(columns: dict[str, Array], length: int) -> tuple[list[Training], Array, dict[str, int]]:
+def _trainings(columns: Columns, length: int) -> tuple[list[Training], Array, dict[str, int]]:
     """The distinct trainings, each row's index into them (−1: not one), and why rows are not one."""
     first, which = _distinct([columns[name] for name in CONFIGURATION if name in columns], length)
     counts = np.bincount(which, minlength=len(first))
@@ -212,7 +238,11 @@ def _trainings(columns: dict[str, Array], length: int) -> tuple[list[Training], 
     place = np.full(len(first), -1)
     unknown: dict[str, int] = {}
     for k, row in enumerate(first):
-        values = {name: columns[name][row] for name in CONFIGURATION if name in columns}
+        values = {
+            name: columns[name].distinct[columns[name].codes[row]]
+            for name in CONFIGURATION
+            if name in columns
+        }
         try:
             training = _training(values)
         except (UsageError, ValueError, OverflowError) as error:
@@ -224,12 +254,14 @@ def _trainings(columns: dict[str, Array], length: int) -> tuple[list[Training], 
     return trainings, place[which], unknown
 
 
-def _distinct(columns: Sequence[Array], length: int) -> tuple[Array, Array]:
+def _distinct(columns: Sequence[Column], length: int) -> tuple[Array, Array]:
     """First row of each distinct combination, and the combination of each row."""
-    key = np.zeros(length, dtype=np.int64)
+    key, most = np.zeros(length, dtype=np.int64), 1
     for column in columns:
-        values, code = np.unique(column, return_inverse=True)
-        key = np.unique(key * len(values) + code, return_inverse=True)[1].astype(np.int64)
+        if most * len(column.distinct) > 2**62:
+            distinct, key = np.unique(key, return_inverse=True)
+            most = len(distinct)
+        key, most = key * len(column.distinct) + column.codes, most * len(column.distinct)
     _, first, which = np.unique(key, return_index=True, return_inverse=True)
     return first, which
 
