@@ -742,10 +742,9 @@ static PyObject *decide_bound(Gates *g, PyMethodObject *m) {
     PyObject *function = m->im_func;
     if (!PyFunction_Check(function)) return decide(g, function);
     PyFunctionObject *f = (PyFunctionObject *)function;
-    PyObject *decision = decide_python_function(g, f);
-    if (decision != Py_None) return decision;
     PyTypeObject *type = PyType_Check(m->im_self) ? (PyTypeObject *)m->im_self : Py_TYPE(m->im_self);
-    return decide_class(g, type, f->func_name, f->func_name, function);
+    PyObject *decision = decide_class(g, type, f->func_name, f->func_name, function);
+    return decision == Py_None || decision == PER_OBJECT ? decide_python_function(g, f) : decision;
 }
 
 static PyObject *decide_builtin(Gates *g, PyCFunctionObject *f) {

@@ -100,11 +100,9 @@ class Gates:
         function = callee.__func__
         if not isinstance(function, types.FunctionType):
             return self.decide(function)
-        decision = self._function(function)
-        if decision is not None:
-            return decision
         owner = callee.__self__ if isinstance(callee.__self__, type) else type(callee.__self__)
-        return self._class(owner, function.__name__, function.__name__, function)
+        decision = self._class(owner, function.__name__, function.__name__, function)
+        return self._function(function) if decision is None or decision is True else decision
 
     def _builtin(self, callee: Any) -> Any:
         module, bound = getattr(callee, "__module__", None), callee.__self__

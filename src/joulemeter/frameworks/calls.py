@@ -122,11 +122,12 @@ class Judge:
         return self._if_metered(f"{self._shown(kind, base)}.{name}", module)
 
     def _shown(self, kind: type, base: type) -> str:
-        """The name of ``base``, or, where that is internal, of the class that users know it as."""
+        """The name of ``base``, or, where that is internal, of a class of ``kind``'s that users know: one
+        that derives from ``base`` if there is one."""
         metered = [each for each in kind.__mro__ if self.module(module_of(each) or "")]
-        derived = metered[: metered.index(base)]
-        shown = base if public(base) else next((each for each in reversed(derived) if public(each)), base)
-        return public_name(module_of(shown) or "", shown.__qualname__, shown)
+        at = metered.index(base)
+        names = [public_name(module_of(each) or "", each.__qualname__, each) for each in metered]
+        return next(filter(known, [names[at], *reversed(names[:at]), *names[at + 1 :]]), names[at])
 
     def _reads(self, module: str) -> bool:
         top = module.partition(".")[0]
@@ -200,9 +201,10 @@ def answers_itself(kind: type) -> bool:
     )
 
 
-def public(kind: type) -> bool:
-    """Whether a class is one that users know: nothing in its name or its module's is private."""
-    return "._" not in f".{kind.__module__}.{kind.__qualname__}"
+def known(name: str) -> bool:
+    """Whether a dotted name is one that users write: nothing in it is internal."""
+    parts = name.split(".")
+    return parts[1:2] not in (["src"], ["python"]) and not any(part[:1] in ("_", "<") for part in parts)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -220,7 +222,8 @@ def public_name(module: str, qualname: str, thing: Any) -> str:
     exported = exported_name(thing)
     if exported is not None:
         return exported
-    head, dot, rest = qualname.rpartition("_VariableFunctionsClass.")[2].partition(".")
+    own = qualname.rpartition("_VariableFunctionsClass.")[2].removeprefix(module + ".")
+    head, dot, rest = own.partition(".")
     defined = loaded(module).get(head, thing) if dot else thing
     exported = exported_name(defined) if dot else None
     if exported is not None:

@@ -116,6 +116,15 @@ def children(kind: type[ast.AST]) -> tuple[str, ...]:
     return known
 
 
+def spot(line: int) -> dict[str, int]:
+    """The place of a node of which nothing but its line matters."""
+    return {"lineno": line, "col_offset": 0, "end_lineno": line, "end_col_offset": 0}
+
+
+NEVER_RUN = ast.Constant(None, None, **spot(1))
+"""The choice that is not taken; the compiler leaves it out."""
+
+
 def rewrite(tree: ast.Module) -> Rewritten:
     """Puts a marker before every call of ``tree``, in place."""
     walk = Walk(tree)
@@ -131,6 +140,7 @@ class Walk:
         self.places = self.made.places
         self.lazy_annotations = sys.version_info >= (3, 14)
         self.stack: list[tuple[Any, Scope]] = [(tree, Scope(""))]
+        self.truths: dict[int, ast.Constant] = {}
 
     def run(self) -> None:
         stack, handlers, fields = self.stack, HANDLERS, CHILDREN
@@ -163,8 +173,15 @@ class Walk:
         }
         marker = ast.Constant(MARK + str(len(self.places)), **where)
         self.places.append((kind, place, scope))
-        chosen = ast.IfExp(ast.Constant(True, **where), marker, ast.Constant(None, **where), **where)
+        chosen = ast.IfExp(self.true_at(at.lineno), marker, NEVER_RUN, **where)
         return ast.Call(chosen, list(arguments), [], **where)
+
+    def true_at(self, line: int) -> ast.Constant:
+        """A true constant on a line: trees may share nodes, and of this one nothing but its line is left."""
+        known = self.truths.get(line)
+        if known is None:
+            known = self.truths[line] = ast.Constant(True, None, **spot(line))
+        return known
 
     def push(self, scope: Scope, *nodes: Any) -> None:
         for node in nodes:
@@ -372,7 +389,7 @@ def start_at_attribute(call: ast.Call, callee: ast.Attribute) -> None:
         start = {"lineno": gate.lineno, "col_offset": gate.col_offset, "end_lineno": gate.end_lineno}
         start["end_col_offset"] = gate.end_col_offset
         # The gate is called on the name's line too, but what comes before it stays where it began.
-        call.func = ast.IfExp(ast.Constant(True, **start), gate, ast.Constant(None, **start), **start)
+        call.func = ast.IfExp(ast.Constant(True, None, **start), gate, NEVER_RUN, **start)
         call.lineno = gate.lineno = callee.end_lineno
         call.col_offset = gate.col_offset = max(0, callee.end_col_offset - len(callee.attr.encode()))
 
