@@ -49,7 +49,7 @@ a reference at the supply lines (Khan et al., "RAPL in Action", 2018), and nothi
 _FOLDER = re.compile(r"(?P<control>[a-z][\w-]*)(?P<numbers>(:\d+)+)")
 _PACKAGE = re.compile(r"package-(?P<which>\d+(-die-\d+)?)")
 _PSYS_WATCH_S = 0.02
-_LOOK_NS = (4_000_000, 400_000_000)
+_LOOK_NS = (4_000_000, 160_000_000)
 """How soon a counter is watched again as it moves: at first, and when its pace is well known."""
 _NO_PACE_NS = (20_000_000, 2_000_000_000)
 """How soon a counter is watched again that showed no steady pace: at first, and after many tries."""
@@ -218,10 +218,7 @@ class Powercap:
 
     def _reading(self, number: int) -> Reading | None:
         refresh = self._refreshes[number]
-        wait_ns = refresh.clear_of(self._clock())
-        if wait_ns:
-            self._sleep(wait_ns / 1e9)
-        t_ns, value = self._stamped(number)
+        t_ns, value = self._between_refreshes(number)
         before = self._given.get(number)
         if before is not None and value == before.value:
             if t_ns - before.t_ns < _QUIET_REFRESHES * refresh.period_ns:
@@ -236,6 +233,8 @@ class Powercap:
     def _refreshed_ns(self, number: int, t_ns: int, before: Reading | None) -> int:
         """When the counter took the value read at ``t_ns``."""
         refresh = self._refreshes[number]
+        if refresh.clear_of(t_ns):
+            return t_ns
         edge_ns = round(refresh.before(t_ns))
         if before is not None and edge_ns <= before.t_ns:
             # A second value within one refresh: it is not where we think it is.
@@ -243,6 +242,18 @@ class Powercap:
             self._look_ns[number] = 0
             return t_ns
         return edge_ns
+
+    def _between_refreshes(self, number: int) -> tuple[int, float]:
+        """A value read well between two refreshes, as far as three tries can do it, and its moment."""
+        refresh = self._refreshes[number]
+        for _ in range(3):
+            wait_ns = refresh.clear_of(self._clock())
+            if wait_ns:
+                self._sleep(wait_ns / 1e9)
+            t_ns, value = self._stamped(number)
+            if not refresh.clear_of(t_ns):
+                break
+        return t_ns, value
 
     def _stamped(self, number: int) -> tuple[int, float]:
         """A value and the moment it was read; read again where something else ran in between."""
