@@ -10,10 +10,11 @@ softirq; waiting for I/O is idle). The figures are those of the Cloud Carbon Foo
 of March 2026), which averages the servers of SPECpower_ssj2008 (https://www.spec.org/power_ssj2008/results/):
 the *whole server at the wall*, shared out evenly among its hardware threads.
 
-Why the interval is wide (`KNOWN_ERROR`, half width at 95 %): servers of one microarchitecture differ by some
-±25 % in that table (Xeon Scalable: 3.2 to 4.2 W a thread at full load); the true curve bends up to a fifth
-off the line at middle load; ssj2008 runs Java, while matrix products keep the vector units busy; a virtual
-CPU is a thread on one cloud and a core on another; and a desktop or laptop is no server. `STAND_IN_ERROR`
+Why the interval is wide (`KNOWN_ERROR`, half width at 95 %): servers of one row differ (at full load Xeon
+8176M to 8280L draw 3.2 to 3.7 W a thread where Skylake's and Cascade Lake's rows say 4.1, EPYC 9754 and 9654
+1.3 and 2.1 W where their row says 2.3); the true curve bends off the line at middle load; ssj2008 runs Java,
+while matrix products keep the vector units busy; a virtual CPU is a thread on one cloud and a core on
+another; and a desktop or laptop is no server. `STAND_IN_ERROR`
 is for a processor that borrows the figures of another one, `UNKNOWN_ERROR` for one that nobody knows: the
 median of the table, whose rows lie from 0.45 to 2.4 times it.
 """
