@@ -80,7 +80,7 @@ def test_an_operator_on_the_engines_thread_belongs_to_the_call_open_at_home(writ
     assert set(written.spans["thread 4243"][:, 3]) == {1}
 
 
-def test_an_operator_too_short_to_tell_is_left_in_its_parents_time(written: Sink) -> None:
+def test_an_operator_too_short_to_tell_is_left_in_the_time_around_it(written: Sink) -> None:
     names = [name for name, _ in written.named("MainThread")]
     assert "aten::linear" in names
     assert "aten::t" not in names, "0.4 µs inside aten::linear"
@@ -204,7 +204,9 @@ def test_a_cycle_ends_only_where_no_record_is_open(tmp_path: Path, monkeypatch: 
     """Inside the user's own record_function, or below a frame of PyTorch's, a record is open."""
     monkeypatch.setattr(kineto, "CYCLE_NS", 0)
     turns, end = [], kineto._profiler._turn
-    monkeypatch.setattr(kineto._profiler, "_turn", lambda again=True: turns.append(1) if again else end(False))
+    monkeypatch.setattr(
+        kineto._profiler, "_turn", lambda again=True: turns.append(1) if again else end(False)
+    )
     module = torch.nn.Linear(8, 8)
 
     class Inside(torch.autograd.Function):

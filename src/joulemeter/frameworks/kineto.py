@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import os
 import sys
@@ -38,7 +39,7 @@ CYCLE_NS = 1_000_000_000
 MOST_RECORDS = 200_000
 """A cycle is shortened when it brings more: each record holds about half a kilobyte until it is read."""
 SHORT_NS = 1_000
-"""Operators inside others that took less, and launched nothing, are left in their parent's time."""
+"""Operators that took less, and launched nothing, are left in the time of whatever is around them."""
 
 DEVICE_KINDS = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
 HOST_KINDS = frozenset({"cpu_op", "user_annotation"})
@@ -79,6 +80,20 @@ class Trace(NamedTuple):
     def unseen(self) -> int:
         """Launches whose work has no record: it was still running when the cycle ended."""
         return max(0, self.launches - len(self.device))
+
+
+def from_host_events(events: Iterable[Any]) -> Trace:
+    """The trace in the profiler's events where no device was recorded, without the short operators.
+
+    Each question to an event costs a tenth of a microsecond: a training step has hundreds of them.
+    """
+    made = Operator._make
+    operators = [
+        made((each.name(), each.start_ns(), each.end_ns(), each.device_resource_id(), 0))
+        for each in events
+        if each.duration_ns() >= SHORT_NS
+    ]
+    return Trace(operators, [])
 
 
 def from_events(events: Iterable[Any]) -> Trace:
@@ -139,7 +154,7 @@ def write(trace: Trace, sink: BulkSink, offset_ns: int, lane_of: Callable[[int],
         threads[operator.thread].append(operator)
     site_of: dict[int, tuple[int, int]] = {}
     for thread, operators in threads.items():
-        kept = _without_short(operators, launchers)
+        kept = [each for each in operators if each.end_ns - each.start_ns >= SHORT_NS or each.id in launchers]
         sites, callers = _write_operators(kept, sink, offset_ns, lane_of(thread), home)
         for operator, site, caller in zip(kept, sites, callers, strict=True):
             if operator.id in launchers:
@@ -147,22 +162,12 @@ def write(trace: Trace, sink: BulkSink, offset_ns: int, lane_of: Callable[[int],
     _write_device(trace.device, sink, offset_ns, site_of)
 
 
-def _without_short(operators: list[Operator], launchers: set[int]) -> list[Operator]:
-    """The operators in order of start, without those too short to tell from their parent."""
-    kept, end_ns = [], 0
-    for each in sorted(operators, key=lambda operator: (operator.start_ns, -operator.end_ns)):
-        inside = each.end_ns <= end_ns
-        if inside and each.end_ns - each.start_ns < SHORT_NS and each.id not in launchers:
-            continue
-        end_ns = max(end_ns, each.end_ns)
-        kept.append(each)
-    return kept
-
-
 def _write_operators(
     operators: list[Operator], sink: BulkSink, offset_ns: int, lane: str, home: str
 ) -> tuple[list[int], list[int]]:
     """The site and the caller of each operator, once its span is written."""
+    if not operators:
+        return [], []
     start_ns = np.array([each.start_ns for each in operators], np.int64) + offset_ns
     end_ns = np.array([each.end_ns for each in operators], np.int64) + offset_ns
     callers = sink.callers_at(lane, start_ns)
@@ -240,6 +245,7 @@ class _Profiler:
         self._annotations = 0
         self._undo: list[Callable[[], None]] = []
         self._unseen = 0
+        self._device = False
 
     def want(self, level: str, sink: BulkSink) -> None:
         if self._levels:
@@ -287,9 +293,9 @@ class _Profiler:
 
     def _enable(self) -> None:
         autograd, config = _autograd(), _config()
-        activities = {autograd.ProfilerActivity.CPU}
-        if "kernel" in self._levels:
-            activities |= {autograd.ProfilerActivity.CUDA} & set(autograd._supported_activities())
+        cuda = autograd.ProfilerActivity.CUDA
+        self._device = "kernel" in self._levels and cuda in autograd._supported_activities()
+        activities = {autograd.ProfilerActivity.CPU} | ({cuda} if self._device else set())
         with _quiet():
             autograd._prepare_profiler(config, activities)
         autograd._enable_profiler(config, activities)
@@ -300,7 +306,8 @@ class _Profiler:
         if not self._on:
             return Trace([], [])
         self._on = False
-        trace = from_events(_autograd()._disable_profiler().events())
+        read = from_events if self._device else from_host_events
+        trace = read(_autograd()._disable_profiler().events())
         count = len(trace.operators) + len(trace.device)
         if count > MOST_RECORDS:
             self._cycle_ns = max(CYCLE_NS // 20, self._cycle_ns * MOST_RECORDS // count)
@@ -309,6 +316,9 @@ class _Profiler:
     def _turn(self, again: bool = True) -> None:
         """Ends a cycle: reads what it saw, and begins the next."""
         self._sink.enter(self._own)
+        # Records are many, live briefly and hold no cycles: the collector would walk them for nothing.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             trace = self._disable()
             names = {each.native_id: each.name for each in threading.enumerate()}
@@ -317,6 +327,8 @@ class _Profiler:
             if again:
                 self._enable()
         finally:
+            if collects:
+                gc.enable()
             self._sink.exit()
 
     # ── when a cycle may end ─────────────────────────────────────────────────────────────────────────
