@@ -29,6 +29,8 @@ _FAR = 20.0
 """A power this many times the median of its family's neighbours is an outlier."""
 MONOTONE = 0.8
 SCATTER = 0.05
+_NEAR = 0.3
+"""Decades within which a ratio counts as a power of a thousand."""
 _FEW = 8
 _NAMED = 5
 
@@ -182,16 +184,22 @@ def _copies(records: Sequence[Record]) -> list[int]:
 
 
 def units(records: Sequence[Record]) -> list[Finding]:
-    """Power × time that is a power of a thousand off the energy, all along, is a unit written wrongly."""
+    """Energy off power × time by a power of a thousand all along is a unit written wrongly; by another
+    factor, the total of many executions."""
     ratio = np.array([r.power_w * r.time_s / r.energy_j if r.energy_j > 0 else math.nan for r in records])
     ratio = ratio[np.isfinite(ratio) & (ratio > 0)]
     if len(ratio) < _FEW:
         return []
-    step = round(float(np.median(np.log10(ratio))) / 3)
-    if step == 0:
-        return []
-    fact = f"power × time is 10^{3 * step} of the energy throughout: a unit is wrong by a power of a thousand"
-    return [Finding("units", fact, tuple(range(len(records))))]
+    off = -float(np.median(np.log10(ratio)))
+    step = round(off / 3)
+    everywhere = tuple(range(len(records)))
+    if step != 0 and abs(off - 3 * step) < _NEAR:
+        fact = f"energy is 10^{3 * step} of power × time throughout: a unit is wrong by a power of a thousand"
+        return [Finding("units", fact, everywhere)]
+    if off > math.log10(2):
+        fact = f"energy is {10**off:.0f} × power × time throughout: totals of a run, called one execution's?"
+        return [Finding("units", fact, everywhere)]
+    return []
 
 
 def one_device(records: Sequence[Record]) -> list[Finding]:
