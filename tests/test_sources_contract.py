@@ -116,6 +116,18 @@ def test_an_unknown_source_is_refused_with_the_names_there_are():
         sources.open_spec("wattmeter")
 
 
+@pytest.mark.parametrize(
+    ("text", "specs"),
+    [
+        ("rapl,simulated:idle=20,busy=100,nvml:0,2", ["rapl", "simulated:idle=20,busy=100", "nvml:0,2"]),
+        ("nvml:fake:gpus=2,arch=4,estimate", ["nvml:fake:gpus=2,arch=4", "estimate"]),
+        ("rapl,wattmeter", ["rapl", "wattmeter"]),
+    ],
+)
+def test_a_list_of_sources_is_split_where_a_source_is_named(text, specs):
+    assert sources.split_specs(text) == specs
+
+
 def test_another_packages_source_is_found_by_its_entry_point(tmp_path, monkeypatch):
     (tmp_path / "otherpackage.py").write_text("from joulemeter.sources.simulated import open\n")
     (tmp_path / "otherpackage-1.0.dist-info").mkdir()

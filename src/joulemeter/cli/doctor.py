@@ -26,9 +26,9 @@ def command(source: str | None, as_json: bool) -> None:
       joulemeter doctor
       joulemeter doctor --json | jq '.sources[] | select(.found)'
     """
-    from joulemeter import doctor
+    from joulemeter import doctor, sources
 
-    checks = doctor.check_all(source.split(",") if source else [])
+    checks = doctor.check_all(sources.split_specs(source) if source else [])
     if as_json:
         found = list(checks)
         use = [check.spec for check in found if check.found and check.used]

@@ -65,11 +65,12 @@ def open_spec(spec: str) -> Source:
 
 
 def split_specs(text: str) -> list[str]:
-    """The specs of a comma-separated list; a word with ``=`` goes on the argument of the spec before it:
-    ``rapl,simulated:idle=20,busy=100`` is two."""
+    """The specs of a comma-separated list; a word that names no source goes on the argument before it:
+    ``rapl,simulated:idle=20,busy=100,nvml:0,2`` is three."""
+    known = names()
     specs: list[str] = []
     for word in filter(None, text.split(",")):
-        if specs and "=" in word and ":" not in word:
+        if specs and ":" in specs[-1] and word.partition(":")[0] not in known:
             specs[-1] += "," + word
         else:
             specs.append(word)
