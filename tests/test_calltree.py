@@ -118,5 +118,13 @@ def test_thinned_power_keeps_the_energy(watts, most):
     assert (curve.mean_w[seen] <= curve.high_w[seen] + 1e-9).all()
 
 
+def test_a_stretch_seen_in_part_has_the_power_of_the_part_seen():
+    """An unseen reading is no reading of 0 W: neither the mean nor the lowest falls."""
+    rail = Rail(id=0, name="r", kind="gauge", origin="measured", period_ns=10**9)
+    timeline = from_readings(rail, np.arange(5) * 10**9, np.array([50.0, 50.0, np.nan, 50.0, 60.0]))
+    curve = thinning.power(timeline, most=1)
+    assert (curve.mean_w[0], curve.low_w[0], curve.high_w[0]) == (pytest.approx(160 / 3), 50.0, 60.0)
+
+
 def pairs(curve: thinning.PowerCurve) -> list[tuple[int, int]]:
     return list(zip(curve.t_ns[:-1], curve.t_ns[1:], strict=True))

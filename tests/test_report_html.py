@@ -233,6 +233,19 @@ def test_hovering_a_span_a_rail_and_a_gap_says_what_it_is(opened):
     assert tip.inner_text().startswith("train.py\n10.0 s from 0 s")
 
 
+def test_no_line_is_drawn_across_a_gap(opened):
+    drawn = """t => {
+      const x = scaleX(canvas.clientWidth)(t * 1e9), pen = canvas.getContext('2d'), top = AXIS_H + RAIL_H + GAP_H;
+      const ink = colour('--power').match(/[0-9a-f]{2}/g).map(each => parseInt(each, 16));
+      const column = pen.getImageData(Math.round(x), top + 16, 1, RAIL_H - 16).data;
+      for (let i = 0; i < column.length; i += 4)
+        if (ink.every((value, k) => Math.abs(value - column[i + k]) < 40)) return true;
+      return false;
+    }"""
+    assert opened.page.evaluate(drawn, 2.0)
+    assert not opened.page.evaluate(drawn, 4.5)
+
+
 def frames(opened) -> list[str]:
     return opened.page.locator("#frames button").evaluate_all("all => all.map(each => each.ariaLabel)")
 

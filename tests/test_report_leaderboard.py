@@ -1,6 +1,7 @@
 """The leaderboard page: who leads, what cannot be told apart, and who can read it."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import web
-from joulemeter import score_data, score_tables, scoring
+from joulemeter import score_data, score_tables, scoring, svg_plot
 from joulemeter.cli.score import command
 from joulemeter.report import leaderboard
 
@@ -60,6 +61,16 @@ def test_a_device_that_another_beats_in_all_is_off_the_front():
 
 def test_equal_things_do_not_beat_each_other():
     assert scoring.pareto(np.array([1.0, 1.0]), np.array([2.0, 2.0])).tolist() == [True, True]
+
+
+def test_the_area_of_a_bubble_is_its_size():
+    sizes = (100.0, 400.0)
+    bubbles = [
+        svg_plot.Bubble("b", 1.0 + n, math.nan, math.nan, n, size, True) for n, size in enumerate(sizes)
+    ]
+    found = re.findall(r'r="([0-9.]+)"', svg_plot.svg(bubbles, "x", "y", "two"))
+    small, large = (float(radius) - 4 for radius in found)
+    assert large / small == pytest.approx(2, abs=0.05)
 
 
 def test_the_front_of_networks_is_less_energy_for_more_accuracy(written):
