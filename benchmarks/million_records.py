@@ -71,26 +71,35 @@ def generate(folder: Path, records: int) -> None:
         pyarrow.parquet.write_table(pyarrow.table(table), folder / f"part-{part:03}.parquet")
 
 
+class Watch:
+    """Seconds on the wall and on the processor since it was made."""
+
+    def __init__(self) -> None:
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def __str__(self) -> str:
+        wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
+        return f"{wall:.1f} s ({cpu:.1f} s of processor)"
+
+
 def main() -> None:
     """Prints seconds of each step and the peak memory of them all."""
     records = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         generate(folder, records)
-        start = time.perf_counter()
+        whole = watch = Watch()
         table = energy_runs.read(folder)
-        print(
-            f"read and filtered {records} records to {len(table.runs)}: {time.perf_counter() - start:.1f} s"
-        )
+        print(f"read and filtered {records} records to {len(table.runs)}: {watch}")
         for saying in table.runs.left_out:
             print(f"  left out: {saying}")
-        before = time.perf_counter()
+        watch = Watch()
         fitted = energy_model.fit(table.runs, energy_runs.levels_of(table), bootstrap=20)
-        print(f"fitted: {time.perf_counter() - before:.1f} s")
-        before = time.perf_counter()
+        print(f"fitted: {watch}")
+        watch = Watch()
         paths = energy_plots.draw(table.runs, fitted, folder / "plots", endings=("png",))
-        print(f"plotted {len(paths)} figures: {time.perf_counter() - before:.1f} s")
-        print(f"in all: {time.perf_counter() - start:.1f} s")
+        print(f"plotted {len(paths)} figures: {watch}")
+        print(f"in all: {whole}")
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
 
 

@@ -148,6 +148,37 @@ def test_a_data_set_of_ones_own_needs_its_three_facts(folder):
     assert found["energy_j"][1] > 0
 
 
+def test_a_network_file_of_dense_layers_is_priced_and_others_are_refused(folder):
+    onnx = pytest.importorskip("onnx")
+    import numpy as np
+
+    def saved(name, operator, weights):
+        tensors = [
+            onnx.numpy_helper.from_array(np.zeros(shape, np.float32), f"w{k}")
+            for k, shape in enumerate(weights)
+        ]
+        node = onnx.helper.make_node(operator, ["x", *[t.name for t in tensors]], ["y"])
+        rank = 2 if operator == "Gemm" else 4
+        values = [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+            for name, shape in (("x", [1, 8, 9, 9][:rank]), ("y", None))
+        ]
+        graph = onnx.helper.make_graph([node], "g", values[:1], values[1:], tensors)
+        onnx.save(
+            onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), folder / name
+        )
+        return folder / name
+
+    dense = saved("dense.onnx", "Gemm", [(8, 3), (3,)])
+    asked = ("--network", dense, "--rows", 1000)
+    found = json.loads(run("advise", "-m", folder / "model.json", *asked, "--json"))
+    assert found["training"]["widths"] == [3]
+    assert found["training"]["inputs"] == 8
+    conv = saved("conv.onnx", "Conv", [(4, 8, 3, 3), (4,)])
+    assert "conv" in refused("predict", "-m", folder / "model.json", "--network", conv, "--rows", 1000)
+    assert "--rows" in refused("predict", "-m", folder / "model.json", "--network", dense)
+
+
 def test_devices_of_the_test_without_a_model_are_counted(folder):
     both = runs(30, seed=4)
     write_csv(folder / "gpu.csv", runs(30, seed=4, device="gpu"))

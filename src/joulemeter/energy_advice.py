@@ -159,12 +159,20 @@ def same_size(model: EnergyModel, training: Training) -> list[Alternative]:
         return []
     values, _, _ = model.predict([training, *others], only=PHYSICAL)
     ratios = values[1:] / values[0]
-    order = np.argsort(ratios)
+    reference = cost(model, training)
     return [
-        Alternative(others[int(k)], cost(model, others[int(k)]), _saving(model, float(ratios[k])))
-        for k in order
+        _cheaper(model, others[int(k)], reference, float(ratios[k]))
+        for k in np.argsort(ratios)
         if ratios[k] < 1
     ]
+
+
+def _cheaper(model: EnergyModel, training: Training, reference: Cost, ratio: float) -> Alternative:
+    low, value, high = (each * ratio for each in reference.energy_j)
+    per = training.datums
+    return Alternative(
+        training, Cost((low, value, high), (low / per, value / per, high / per)), _saving(model, ratio)
+    )
 
 
 def _variants(training: Training) -> list[Training]:
