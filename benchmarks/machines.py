@@ -18,6 +18,7 @@ from joulemeter.span import Site, Spans
 from joulemeter.timeline import Timeline
 
 import os
+
 TRACE = bool(os.environ.get("TR"))
 MS = 1_000_000
 S = 1_000_000_000
@@ -45,8 +46,15 @@ class Machine:
         return np.interp(t_ns - origin, self.knots_ns - origin, self.energy_j)
 
 
-def machine(rng: np.random.Generator, rows: list[tuple[int, int, int, int, int]], names: list[str], powers: np.ndarray,
-            end_ns: int, variation: float = 0.06, hole_ns: tuple[int, int] | None = None) -> Machine:
+def machine(
+    rng: np.random.Generator,
+    rows: list[tuple[int, int, int, int, int]],
+    names: list[str],
+    powers: np.ndarray,
+    end_ns: int,
+    variation: float = 0.06,
+    hole_ns: tuple[int, int] | None = None,
+) -> Machine:
     """A machine that runs ``rows`` of (site, lane, start, end, parent) with site powers and a drifting idle."""
     site, lane, start, end, parent = (np.array(column) for column in zip(*rows, strict=True))
     call_w = powers[site] * np.maximum(0.05, 1 + variation * rng.standard_normal(len(site)))
@@ -71,7 +79,13 @@ def machine(rng: np.random.Generator, rows: list[tuple[int, int, int, int, int]]
     np.subtract.at(own, parent[nested], (end - start)[nested])
     dynamic = np.bincount(site, weights=own / S * call_w, minlength=len(names))
     sites = tuple(Site(i, name, "call", "train.py", 10 + i) for i, name in enumerate(names))
-    spans = Spans(site.astype(np.int32), lane.astype(np.int32), start.astype(np.int64), end.astype(np.int64), parent.astype(np.int64))
+    spans = Spans(
+        site.astype(np.int32),
+        lane.astype(np.int32),
+        start.astype(np.int64),
+        end.astype(np.int64),
+        parent.astype(np.int64),
+    )
     return Machine(sites, spans, call_w, knots, energy, dynamic, float(idle_steps.sum()), hole_ns)
 
 
@@ -82,7 +96,9 @@ def _powers(rng: np.random.Generator, count: int) -> np.ndarray:
     return rng.permutation(np.linspace(15, 120, count)) * rng.uniform(0.9, 1.1, count)
 
 
-def _durations(rng: np.random.Generator, count: int, low_s: float = 0.3e-3, high_s: float = 20e-3) -> np.ndarray:
+def _durations(
+    rng: np.random.Generator, count: int, low_s: float = 0.3e-3, high_s: float = 20e-3
+) -> np.ndarray:
     return np.exp(rng.uniform(np.log(low_s), np.log(high_s), count)) * S
 
 
@@ -169,7 +185,13 @@ def twins(rng: np.random.Generator, duration_s: float) -> Machine:
             rows.append((each, 0, t, end, -1))
             t = end
         t += int(rng.exponential(10_000))
-    return machine(rng, rows, ["twin0", "twin1"] + [f"call{i}" for i in range(2, count)], powers, t + int(rng.uniform(1, 2) * S))
+    return machine(
+        rng,
+        rows,
+        ["twin0", "twin1"] + [f"call{i}" for i in range(2, count)],
+        powers,
+        t + int(rng.uniform(1, 2) * S),
+    )
 
 
 def holed(rng: np.random.Generator, duration_s: float) -> Machine:
@@ -201,7 +223,9 @@ PROGRAMS: dict[str, Callable[[np.random.Generator, float], Machine]] = {
 def _reads(rng: np.random.Generator, made: Machine, period_ns: float) -> np.ndarray:
     """When a reader wakes up: its period, late by a little always and by much now and then."""
     count = int(made.knots_ns[-1] / period_ns)
-    late = rng.exponential(60_000, count) + np.where(rng.random(count) < 0.005, rng.exponential(2e6, count), 0)
+    late = rng.exponential(60_000, count) + np.where(
+        rng.random(count) < 0.005, rng.exponential(2e6, count), 0
+    )
     t = np.maximum.accumulate((np.arange(count) + rng.random()) * period_ns + late).astype(np.int64)
     t = t[np.append(True, np.diff(t) > 1_000)]
     t = t[t < made.knots_ns[-1]]
@@ -210,67 +234,146 @@ def _reads(rng: np.random.Generator, made: Machine, period_ns: float) -> np.ndar
     return t
 
 
-def counter(rng: np.random.Generator, made: Machine, *, period_ns: float, tick_ns: float, lag_ns: float, quantum_j: float,
-            range_j: float | None, told: bool = True) -> Timeline:
+def counter(
+    rng: np.random.Generator,
+    made: Machine,
+    *,
+    period_ns: float,
+    tick_ns: float,
+    lag_ns: float,
+    quantum_j: float,
+    range_j: float | None,
+    told: bool = True,
+) -> Timeline:
     """A counter that advances at its own ticks and is read at another pace."""
-    ticks = np.zeros(1) if tick_ns <= 0 else np.cumsum(tick_ns * (1 + 0.02 * rng.standard_normal(int(made.knots_ns[-1] / tick_ns) + 2))) - tick_ns * rng.random()
+    ticks = (
+        np.zeros(1)
+        if tick_ns <= 0
+        else np.cumsum(tick_ns * (1 + 0.02 * rng.standard_normal(int(made.knots_ns[-1] / tick_ns) + 2)))
+        - tick_ns * rng.random()
+    )
     read = _reads(rng, made, period_ns)
     tick = ticks[np.maximum(np.searchsorted(ticks, read, side="right") - 1, 0)] if tick_ns > 0 else read
     value = np.floor(made.energy(tick - lag_ns) / quantum_j) * quantum_j
     if range_j is not None:
         value = (value + range_j * rng.random()) % range_j
     stamp = read + rng.integers(1_000, 8_000, len(read))
-    if TRACE: print("true lag", lag_ns/1e6, "tick", tick_ns/1e6, "told", told)
-    rail = Rail(id=0, name="rail", kind="counter", origin="simulated", period_ns=int(period_ns),
-                lag_ns=int(lag_ns) if told else None, range_j=range_j)
+    if TRACE:
+        print("true lag", lag_ns / 1e6, "tick", tick_ns / 1e6, "told", told)
+    rail = Rail(
+        id=0,
+        name="rail",
+        kind="counter",
+        origin="simulated",
+        period_ns=int(period_ns),
+        lag_ns=int(lag_ns) if told else None,
+        range_j=range_j,
+    )
     return timeline.from_readings(rail, stamp, value)
 
 
-def gauge(rng: np.random.Generator, made: Machine, *, period_ns: float, window_ns: float, lag_ns: float, quantum_w: float,
-          noise: float, told: bool = True) -> Timeline:
+def gauge(
+    rng: np.random.Generator,
+    made: Machine,
+    *,
+    period_ns: float,
+    window_ns: float,
+    lag_ns: float,
+    quantum_w: float,
+    noise: float,
+    told: bool = True,
+) -> Timeline:
     """A gauge that averages over a window of its own before each sample."""
     read = _reads(rng, made, period_ns)
     upto = read - lag_ns
     watts = (made.energy(upto) - made.energy(upto - window_ns)) / (window_ns / S)
     watts = np.round(watts * (1 + noise * rng.standard_normal(len(read))) / quantum_w) * quantum_w
-    if TRACE: print("true lag", lag_ns/1e6, "window", window_ns/1e6, "told", told)
-    rail = Rail(id=0, name="rail", kind="gauge", origin="simulated", period_ns=int(period_ns), lag_ns=int(lag_ns) if told else None)
+    if TRACE:
+        print("true lag", lag_ns / 1e6, "window", window_ns / 1e6, "told", told)
+    rail = Rail(
+        id=0,
+        name="rail",
+        kind="gauge",
+        origin="simulated",
+        period_ns=int(period_ns),
+        lag_ns=int(lag_ns) if told else None,
+    )
     return timeline.from_readings(rail, read, watts)
 
 
 def _rapl(period_ms: float) -> Callable[[np.random.Generator, Machine], Timeline]:
     def read(rng: np.random.Generator, made: Machine) -> Timeline:
         wrap = made.energy_j[-1] * rng.uniform(0.2, 0.6)
-        return counter(rng, made, period_ns=period_ms * MS, tick_ns=rng.uniform(0.97, 1.01) * MS, lag_ns=0.0,
-                       quantum_j=float(rng.choice([15.3e-6, 61e-6])), range_j=float(max(wrap, 50.0)))
+        return counter(
+            rng,
+            made,
+            period_ns=period_ms * MS,
+            tick_ns=rng.uniform(0.97, 1.01) * MS,
+            lag_ns=0.0,
+            quantum_j=float(rng.choice([15.3e-6, 61e-6])),
+            range_j=float(max(wrap, 50.0)),
+        )
 
     return read
 
 
 GPU_TICKS = (0.5, 0.25, 0.25)
-if os.environ.get("GT"): GPU_TICKS = eval(os.environ["GT"])
+if os.environ.get("GT"):
+    GPU_TICKS = eval(os.environ["GT"])
 
 
 def _gpu_counter(rng: np.random.Generator, made: Machine) -> Timeline:
     # Some ticks are when the counter is asked, some every 5 ms, some at the pace of the reads.
     tick_ns = float(rng.choice([0, 5, 20 * rng.uniform(0.99, 1.01)], p=GPU_TICKS)) * MS
-    return counter(rng, made, period_ns=20 * MS, tick_ns=tick_ns, lag_ns=rng.uniform(0, 300) * MS,
-                   quantum_j=1e-3, range_j=None, told=bool(rng.random() < 0.5))
+    return counter(
+        rng,
+        made,
+        period_ns=20 * MS,
+        tick_ns=tick_ns,
+        lag_ns=rng.uniform(0, 300) * MS,
+        quantum_j=1e-3,
+        range_j=None,
+        told=bool(rng.random() < 0.5),
+    )
 
 
 def _averaged(rng: np.random.Generator, made: Machine) -> Timeline:
-    return gauge(rng, made, period_ns=100 * MS, window_ns=100 * MS, lag_ns=rng.uniform(0, 100) * MS, quantum_w=0.001, noise=0.003,
-                 told=bool(rng.random() < 0.5))
+    return gauge(
+        rng,
+        made,
+        period_ns=100 * MS,
+        window_ns=100 * MS,
+        lag_ns=rng.uniform(0, 100) * MS,
+        quantum_w=0.001,
+        noise=0.003,
+        told=bool(rng.random() < 0.5),
+    )
 
 
 def _part_time(rng: np.random.Generator, made: Machine) -> Timeline:
-    return gauge(rng, made, period_ns=100 * MS, window_ns=25 * MS, lag_ns=rng.uniform(0, 50) * MS, quantum_w=0.001, noise=0.003,
-                 told=bool(rng.random() < 0.5))
+    return gauge(
+        rng,
+        made,
+        period_ns=100 * MS,
+        window_ns=25 * MS,
+        lag_ns=rng.uniform(0, 50) * MS,
+        quantum_w=0.001,
+        noise=0.003,
+        told=bool(rng.random() < 0.5),
+    )
 
 
 def _wall(rng: np.random.Generator, made: Machine) -> Timeline:
-    return gauge(rng, made, period_ns=1_000 * MS, window_ns=1_000 * MS, lag_ns=rng.uniform(0, 300) * MS, quantum_w=0.1, noise=0.003,
-                 told=bool(rng.random() < 0.5))
+    return gauge(
+        rng,
+        made,
+        period_ns=1_000 * MS,
+        window_ns=1_000 * MS,
+        lag_ns=rng.uniform(0, 300) * MS,
+        quantum_w=0.1,
+        noise=0.003,
+        told=bool(rng.random() < 0.5),
+    )
 
 
 METERS: dict[str, Callable[[np.random.Generator, Machine], Timeline]] = {

@@ -83,7 +83,9 @@ def test_callers_that_call_each_other_in_a_circle_are_cut() -> None:
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(0, 60), lanes=st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
-def test_each_nanosecond_in_which_a_lane_is_busy_belongs_to_one_site(seed: int, count: int, lanes: int) -> None:
+def test_each_nanosecond_in_which_a_lane_is_busy_belongs_to_one_site(
+    seed: int, count: int, lanes: int
+) -> None:
     """Compared with a walk over every nanosecond, for spans that nest at random."""
     rng = np.random.default_rng(seed)
     rows: list[tuple[int, int, int, int, int]] = []
@@ -106,8 +108,10 @@ def test_each_nanosecond_in_which_a_lane_is_busy_belongs_to_one_site(seed: int, 
         fill(lane, 0, 400, 0)
     rng.shuffle(rows)
     edges = np.unique(np.concatenate([[0, 400], rng.integers(1, 400, 7)]))
-    expected = [[int((owner[:, low:high] == site).sum()) for site in range(3)] + [0]
-                for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    expected = [
+        [int((owner[:, low:high] == site).sum()) for site in range(3)] + [0]
+        for low, high in zip(edges[:-1], edges[1:], strict=True)
+    ]
     assert _seconds(_spans(*rows), *edges.tolist()) == expected
     busy = occupancy.busy_stretches(occupancy.occupy(SITES, _spans(*rows)))
     assert int((busy[1] - busy[0]).sum()) == int((owner >= 0).any(axis=0).sum())

@@ -20,7 +20,7 @@ from joulemeter.estimation import Estimate, estimate
 from joulemeter.idle import Idle, find_idle
 from joulemeter.ledger import UNKNOWN, Energy, Ledger, RailLedger, SiteLedger, SiteRail
 from joulemeter.occupancy import Occupancy
-from joulemeter.posterior import bounded, confounded, is_resolved
+from joulemeter.posterior import Energies, bounded, confounded, is_resolved
 from joulemeter.span import Site, Spans
 from joulemeter.timeline import Timeline
 
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 """Called with the fraction done, from 0 to 1."""
+
+MIRRORED = -0.9
+"""Correlation of errors below which two sites are one to the meter."""
+
+VAGUE = 0.05
+"""Intervals narrower than this fraction are good enough whatever they correlate with."""
 
 Rule = Callable[[Timeline, Occupancy], tuple[RailLedger, list[SiteRail]]]
 
@@ -65,7 +71,9 @@ def _ledger(
     report(0.3)
     rails, entries = [], []
     for number, timeline in enumerate(timelines):
-        rail, mine = _unmeasured(timeline, occupancy) if math.isnan(timeline.total_j) else rule(timeline, occupancy)
+        rail, mine = (
+            _unmeasured(timeline, occupancy) if math.isnan(timeline.total_j) else rule(timeline, occupancy)
+        )
         rails.append(rail)
         entries.append(mine)
         report(0.3 + 0.7 * (number + 1) / len(timelines))
@@ -77,7 +85,13 @@ def _site_ledgers(occupancy: Occupancy, entries: Sequence[Sequence[SiteRail]]) -
     exclusive = occupied.path_seconds(occupancy)
     alone = np.bincount(occupancy.path_column, weights=exclusive, minlength=len(occupancy.sites))
     return tuple(
-        SiteLedger(site, int(occupancy.calls[at]), float(whole[at]), float(alone[at]), tuple(each[at] for each in entries))
+        SiteLedger(
+            site,
+            int(occupancy.calls[at]),
+            float(whole[at]),
+            float(alone[at]),
+            tuple(each[at] for each in entries),
+        )
         for at, site in enumerate(occupancy.sites)
     )
 
@@ -85,7 +99,9 @@ def _site_ledgers(occupancy: Occupancy, entries: Sequence[Sequence[SiteRail]]) -
 def _unmeasured(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
     silent = [SiteRail(timeline.rail.id, False, (), UNKNOWN, UNKNOWN) for _ in occupancy.sites]
     note = ("fewer than two readings: nothing was measured",)
-    return RailLedger(timeline.rail, UNKNOWN, UNKNOWN, math.nan, math.nan, gaps=timeline.gaps, notes=note), silent
+    return RailLedger(
+        timeline.rail, UNKNOWN, UNKNOWN, math.nan, math.nan, gaps=timeline.gaps, notes=note
+    ), silent
 
 
 # The estimate ---------------------------------------------------------------------------------------
@@ -113,7 +129,9 @@ def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, li
     found = estimate(timeline, occupancy, guesses[0], idle, seen, gap)
     response = found.response
     whole = _balanced(timeline, response, found, seen)
-    rail = _rail_ledger(timeline, response, found, seen, whole, (*responses.notes(timeline.rail, response), *idle.notes))
+    rail = _rail_ledger(
+        timeline, response, found, seen, whole, (*responses.notes(timeline.rail, response), *idle.notes)
+    )
     return rail, _entries(timeline, occupancy, found, seen, whole)
 
 
@@ -136,7 +154,9 @@ def _within(some: Stretches, seen: Stretches) -> Stretches:
     """The parts of ``some`` that lie in ``seen``."""
     if len(seen) == 1 or not len(some):
         return some
-    outside = seen.complement(int(min(some.start_ns[0], seen.start_ns[0])), int(max(some.end_ns[-1], seen.end_ns[-1])))
+    outside = seen.complement(
+        int(min(some.start_ns[0], seen.start_ns[0])), int(max(some.end_ns[-1], seen.end_ns[-1]))
+    )
     both = _union(some.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), outside)
     return both.complement(int(seen.start_ns[0]), int(seen.end_ns[-1]))
 
@@ -170,7 +190,9 @@ def _above_idle(timeline: Timeline, response: Response, idle: Idle) -> tuple[flo
     def excess(some: Stretches) -> list[tuple[float, float]]:
         made = []
         for start, end in zip(some.start_ns.tolist(), some.end_ns.tolist(), strict=True):
-            low, high = np.interp([start + lag - origin, end + lag - origin], timeline.t_ns - origin, timeline.energy_j)
+            low, high = np.interp(
+                [start + lag - origin, end + lag - origin], timeline.t_ns - origin, timeline.energy_j
+            )
             mean, sigma, _ = idle.energy(Stretches(np.array([start]), np.array([end])))
             made.append((float(high - low) - mean, sigma))
         return made
@@ -181,7 +203,12 @@ def _above_idle(timeline: Timeline, response: Response, idle: Idle) -> tuple[flo
 
 
 def _rail_ledger(
-    timeline: Timeline, response: Response, found: Estimate, seen: Stretches, whole: _Whole, notes: tuple[str, ...]
+    timeline: Timeline,
+    response: Response,
+    found: Estimate,
+    seen: Stretches,
+    whole: _Whole,
+    notes: tuple[str, ...],
 ) -> RailLedger:
     total, rail = timeline.total_j, timeline.rail
     gain = rail.relative_error * total
@@ -211,7 +238,8 @@ def _entries(
     exclusive = [bounded(float(m), float(s), rail.relative_error) for m, s in zip(mean, sigma, strict=True)]
     resolved = np.array([is_resolved(each) for each in exclusive], bool)
     inclusive = _inclusive(timeline, occupancy, found, seen, mean, exclusive)
-    joint = {at: group for group in confounded(scaled, _doubtful(resolved, mean)) for at in group}
+    joint = {at: group for group in confounded(scaled, _doubtful(exclusive, scaled)) for at in group}
+    resolved[[at for at in joint if at < count]] = False
     ids = [site.id for site in occupancy.sites]
     made = []
     for at in range(count):
@@ -229,19 +257,34 @@ def _ran(occupancy: Occupancy, at: int) -> bool:
     return bool((occupancy.column == at).any())
 
 
-def _doubtful(resolved: NDArray[np.bool_], mean: Floats) -> NDArray[np.bool_]:
-    """Columns that are not resolved and hold some energy; time without spans may be one of a group."""
-    return np.append(~resolved & (mean > 0), False)
+def _doubtful(exclusive: list[Energy], found: Energies) -> NDArray[np.bool_]:
+    """Columns (c,) that are not resolved and hold some energy, and those whose errors all but mirror such a one's.
+
+    Two sites whose errors mirror each other are one to the meter, even where both figures are fair.
+    """
+    count = len(exclusive)
+    some = np.array([each.energy_j > 0 for each in exclusive], bool)
+    alone = some & ~np.array([is_resolved(each) for each in exclusive], bool)
+    vague = some & ~np.array([is_resolved(each, VAGUE) for each in exclusive], bool)
+    sigma = np.sqrt(np.maximum(np.diag(found.covariance)[:count], 1e-300))
+    mirrored = found.covariance[:count, :count] / sigma[:, None] / sigma < MIRRORED
+    mirrored &= vague[:, None] & vague
+    return np.append(alone | mirrored.any(axis=1), False)
 
 
-def _joint(found, group: list[int], gain: float) -> Energy:  # type: ignore[no-untyped-def]
+def _joint(found: Energies, group: list[int], gain: float) -> Energy:
     weights = np.zeros(len(found.mean))
     weights[group] = 1.0
     return bounded(*found.of(weights), gain)
 
 
 def _inclusive(
-    timeline: Timeline, occupancy: Occupancy, found: Estimate, seen: Stretches, mean: Floats, exclusive: list[Energy]
+    timeline: Timeline,
+    occupancy: Occupancy,
+    found: Estimate,
+    seen: Stretches,
+    mean: Floats,
+    exclusive: list[Energy],
 ) -> list[Energy]:
     """Each site's energy with all that it called: exclusive energies spread over paths by the time seen."""
     path_s = occupied.path_seconds(occupancy, (seen.start_ns, seen.end_ns))
@@ -249,12 +292,15 @@ def _inclusive(
     seconds = np.bincount(occupancy.path_column, weights=path_s, minlength=len(mean))
     share = _shares(under, seconds)
     total = np.asarray(share @ mean).ravel()
-    variance = _share_variance(share, found, seconds) + np.asarray(
-        (share.multiply(share @ found.energies.covariance[:-1, :-1])).sum(axis=1)
-    ).ravel()
+    variance = (
+        _share_variance(share, found, seconds)
+        + np.asarray((share.multiply(share @ found.energies.covariance[:-1, :-1])).sum(axis=1)).ravel()
+    )
     leaf = np.asarray((share != 0).sum(axis=1)).ravel() <= 1
     return [
-        exclusive[at] if leaf[at] or total[at] <= mean[at] else bounded(float(total[at]), math.sqrt(max(float(variance[at]), 0.0)), timeline.rail.relative_error)
+        exclusive[at]
+        if leaf[at] or total[at] <= mean[at]
+        else bounded(float(total[at]), math.sqrt(max(float(variance[at]), 0.0)), timeline.rail.relative_error)
         for at in range(len(mean))
     ]
 
@@ -289,7 +335,9 @@ def _shared(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[
     power = float(np.mean(idle.mean_w))
     seconds = occupied.seconds_between(occupancy, timeline.t_ns)
     dynamic = np.where(timeline.unknown, 0.0, np.maximum(step_j - power * dt_s, 0.0))
-    exclusive = np.asarray(seconds.T @ (dynamic / np.maximum(dt_s, np.asarray(seconds.sum(axis=1)).ravel()))).ravel()
+    exclusive = np.asarray(
+        seconds.T @ (dynamic / np.maximum(dt_s, np.asarray(seconds.sum(axis=1)).ravel()))
+    ).ravel()
     idle_j = min(power * float(dt_s[~timeline.unknown].sum()), total)
     exclusive *= min(1.0, (total - idle_j) / max(float(exclusive.sum()), 1e-300))
     path_s = occupied.path_seconds(occupancy, (seen.start_ns, seen.end_ns))
@@ -301,7 +349,13 @@ def _shared(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[
     ]
     attributed = float(exclusive.sum())
     rail = RailLedger(
-        timeline.rail, Energy(total, total, total), Energy(idle_j, 0.0, total), attributed, total - idle_j - attributed,
-        gaps=timeline.gaps, lag_ns=response.lag_ns, window_ns=response.window_ns,
+        timeline.rail,
+        Energy(total, total, total),
+        Energy(idle_j, 0.0, total),
+        attributed,
+        total - idle_j - attributed,
+        gaps=timeline.gaps,
+        lag_ns=response.lag_ns,
+        window_ns=response.window_ns,
     )
     return rail, made

@@ -69,13 +69,21 @@ class Windows:
         """Some of the rows; those whose predecessor is not taken are no longer linked to it."""
         number = np.arange(len(self))[rows]
         follows = np.append(False, np.diff(number) == 1) if len(number) else np.empty(0, bool)
-        return Windows(self.start_ns[rows], self.end_ns[rows], self.energy_j[rows], self.linked[rows] & follows,
-                       self.quantum_j, self.stale)
+        return Windows(
+            self.start_ns[rows],
+            self.end_ns[rows],
+            self.energy_j[rows],
+            self.linked[rows] & follows,
+            self.quantum_j,
+            self.stale,
+        )
 
 
 def windows(timeline: Timeline, response: Response) -> Windows:
     """The rows of ``timeline`` under ``response``."""
-    return _differences(timeline, response) if timeline.rail.kind == "counter" else _samples(timeline, response)
+    return (
+        _differences(timeline, response) if timeline.rail.kind == "counter" else _samples(timeline, response)
+    )
 
 
 def _differences(timeline: Timeline, response: Response) -> Windows:
@@ -93,7 +101,14 @@ def _differences(timeline: Timeline, response: Response) -> Windows:
     first, last = kept[:-1][known], kept[1:][known]
     linked = np.append(False, first[1:] == last[:-1]) if len(first) else np.empty(0, bool)
     rows = energy[last] - energy[first]
-    return Windows(t_ns[first] - response.lag_ns, t_ns[last] - response.lag_ns, rows, linked, _quantum(rows), _stale_share(step, stale))
+    return Windows(
+        t_ns[first] - response.lag_ns,
+        t_ns[last] - response.lag_ns,
+        rows,
+        linked,
+        _quantum(rows),
+        _stale_share(step, stale),
+    )
 
 
 def _stale_share(step: Floats, stale: Flags) -> float:
@@ -113,10 +128,19 @@ def _samples(timeline: Timeline, response: Response) -> Windows:
     end = t_ns[known + 1] - response.lag_ns
     span_s = response.window_ns / 1e9
     # The same value again, sooner than the meter refreshes, is the same sample read twice.
-    stale = np.append(False, (np.diff(watts) == 0) & (np.diff(end) < 0.6 * timeline.rail.period_ns)) if len(end) else known < 0
+    stale = (
+        np.append(False, (np.diff(watts) == 0) & (np.diff(end) < 0.6 * timeline.rail.period_ns))
+        if len(end)
+        else known < 0
+    )
     keep = ~stale
-    return Windows(end[keep] - response.window_ns, end[keep], watts[keep] * span_s, np.zeros(int(keep.sum()), bool),
-                   _quantum(watts) * span_s)
+    return Windows(
+        end[keep] - response.window_ns,
+        end[keep],
+        watts[keep] * span_s,
+        np.zeros(int(keep.sum()), bool),
+        _quantum(watts) * span_s,
+    )
 
 
 def _quantum(values: Floats) -> float:
@@ -161,7 +185,13 @@ class Design:
 
 
 def design(
-    rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints, resting_w: float, around_ns: int = 0
+    rows: Windows,
+    occupancy: Occupancy,
+    gap: Stretches,
+    call_s: Floats,
+    knots_ns: Ints,
+    resting_w: float,
+    around_ns: int = 0,
 ) -> Design:
     """The design of ``rows``: a column a site, then one for the time in ``gap`` that no span explains.
 
@@ -195,7 +225,9 @@ def _design(
     if rows.overlapping:
         cells = _ranges(low, high, len(edges) - 1)
         spread = _squared(fine, call_s)
-        return Design(rows, (cells @ fine).tocsr(), (cells @ spread).tocsr(), idle, resting_w, cells, spread, fine)
+        return Design(
+            rows, (cells @ fine).tocsr(), (cells @ spread).tocsr(), idle, resting_w, cells, spread, fine
+        )
     seconds = fine[low] if (high - low == 1).all() else (_ranges(low, high, len(edges) - 1) @ fine).tocsr()
     return Design(rows, seconds, _squared(seconds, call_s), idle, resting_w)
 

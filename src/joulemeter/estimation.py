@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from joulemeter.design import Design, Response, Stretches, Windows, design, windows
 from joulemeter.idle import Idle
-from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised
+from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised, weighed_errors
 from joulemeter.occupancy import Occupancy
 from joulemeter.response import Found
 from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
@@ -44,6 +45,9 @@ STEADY_S = 0.01
 
 ALIKE = 0.15
 """Long calls of one site draw powers that scatter by about this fraction."""
+
+STRETCHES = 40
+"""Stretches of rows over which errors are compared with what is said of them."""
 
 USUAL_VARIATION = 0.05**2
 """Calls of one site scatter by about 5 % in power, where the rows do not say otherwise."""
@@ -165,8 +169,12 @@ def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
         return np.zeros(count)
     length = (seen.gathered_ns(occupancy.end_ns) - seen.gathered_ns(occupancy.start_ns)).astype(np.float64)
     nested = occupancy.enclosing >= 0
-    inner = np.bincount(occupancy.column[occupancy.enclosing[nested]], weights=length[nested], minlength=count)
-    return np.asarray(np.maximum(np.bincount(occupancy.column, weights=length, minlength=count) - inner, 0.0) / 1e9)
+    inner = np.bincount(
+        occupancy.column[occupancy.enclosing[nested]], weights=length[nested], minlength=count
+    )
+    return np.asarray(
+        np.maximum(np.bincount(occupancy.column, weights=length, minlength=count) - inner, 0.0) / 1e9
+    )
 
 
 def _call_seconds(occupancy: Occupancy) -> Floats:
@@ -224,15 +232,28 @@ def _coarser(rows: Windows, every: int) -> Windows:
     fresh = np.append(True, (np.diff(chain) > 0)) | (place % every == 0)
     first = np.flatnonzero(fresh)
     last = np.append(first[1:], len(rows)) - 1
-    return replace(rows, start_ns=rows.start_ns[first], end_ns=rows.end_ns[last],
-                   energy_j=np.add.reduceat(rows.energy_j, first), linked=rows.linked[first])
+    return replace(
+        rows,
+        start_ns=rows.start_ns[first],
+        end_ns=rows.end_ns[last],
+        energy_j=np.add.reduceat(rows.energy_j, first),
+        linked=rows.linked[first],
+    )
 
 
 def _fitted(
-    plain: Design, guess: Found, idle: Idle, seconds: Floats, call_s: Floats, kept: _Columns, before: _Fit | None = None
+    plain: Design,
+    guess: Found,
+    idle: Idle,
+    seconds: Floats,
+    call_s: Floats,
+    kept: _Columns,
+    before: _Fit | None = None,
 ) -> _Fit:
     spent = float(plain.windows.energy_j.sum() - (plain.idle @ idle.mean_w).sum())
-    usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(float(plain.seconds.sum()), 1e-9)
+    usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(
+        float(plain.seconds.sum()), 1e-9
+    )
     prior = _power_prior(usual_w, SHAPE, kept)
     counter = bool(plain.windows.linked.any())
     noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
@@ -244,7 +265,9 @@ def _fitted(
         made = _with_response(plain, before.powers.site, counter)
     for turn in range(4 if before is None else 2):
         sample, chosen = _sample(made)
-        noise = fit_noise(sample, _joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual)
+        noise = fit_noise(
+            sample, _joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual
+        )
         found = powers(gram(made, at, noise, extra, work=False), prior, believed, alike / usual_w**2)
         at = np.maximum(found.site, 0.05 * usual_w)
         made = _with_response(plain, found.site, counter)
@@ -254,7 +277,39 @@ def _fitted(
     sums = gram(made, at, noise, extra)
     found = powers(sums, prior, believed, alike / usual_w**2)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
-    return _Fit(seconds, found, energies(sums, found, seconds, left), noise, call_s, found.mean[found.columns + len(idle.mean_w) :], _around(plain.windows))
+    spread = energies(sums, found, seconds, left)
+    spread = replace(spread, covariance=spread.covariance * _misfit(made, sums, found, at, noise, extra))
+    return _Fit(
+        seconds,
+        found,
+        spread,
+        noise,
+        call_s,
+        found.mean[found.columns + len(idle.mean_w) :],
+        _around(plain.windows),
+    )
+
+
+def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
+    """By what factor errors exceed what V says of them, seen over stretches of many rows; at least 1.
+
+    If V were right, the pull of a stretch's errors on a power would have the variance that the stretch adds to the normal
+    equations (the sandwich of White 1982, Econometrica 50, 1, here as one factor for all).
+    """
+    pull = weighed_errors(made, at, _expected(made, found), noise, extra)
+    starts = np.arange(0, len(made), max(len(made) // STRETCHES, 10))
+    scores = sparse.diags(pull) @ made.seconds
+    stretch = np.searchsorted(starts, np.arange(len(made)), side="right") - 1
+    gather = sparse.csr_matrix(
+        (np.ones(len(made)), (stretch, np.arange(len(made)))), shape=(len(starts), len(made))
+    )
+    seen = np.asarray((gather @ scores).power(2).sum(axis=0)).ravel()
+    said = np.diag(sums.part("power", "power"))[: sums.columns]
+    # Columns whose rows say less than their prior tell nothing of V.
+    told = said * at**2 > 4
+    if len(starts) < 8 or not told.any():
+        return 1.0
+    return float(np.clip(np.mean(seen[told] / said[told]), 1.0, 25.0))
 
 
 def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
@@ -284,7 +339,10 @@ def _with_response(plain: Design, site_w: Floats, counter: bool) -> Design:
 
 
 def _expected(made: Design, found: Powers) -> Floats:
-    return np.asarray(made.seconds @ found.mean[: found.columns] + made.idle @ found.mean[found.columns :][: made.idle.shape[1]])
+    return np.asarray(
+        made.seconds @ found.mean[: found.columns]
+        + made.idle @ found.mean[found.columns :][: made.idle.shape[1]]
+    )
 
 
 def _alike(kept: _Columns) -> Floats:
@@ -314,7 +372,9 @@ def _power_prior(usual_w: float, shape: float, kept: _Columns) -> PowerPrior:
 def _shape(found: Powers, usual_w: float, seconds: Floats) -> float:
     """The scatter of the sites' powers as a gamma shape: theirs, and four more sites' of the usual scatter."""
     some = seconds[:-1] > 0
-    apart = (found.site[:-1][some] / usual_w - 1) ** 2 + np.diag(found.covariance)[: found.columns - 1][some] / usual_w**2
+    apart = (found.site[:-1][some] / usual_w - 1) ** 2 + np.diag(found.covariance)[: found.columns - 1][
+        some
+    ] / usual_w**2
     return float(np.clip((4 + len(apart)) / (4 / SHAPE + apart.sum()), 0.5, 25.0))
 
 
@@ -337,11 +397,22 @@ def _sample(made: Design) -> tuple[Design, NDArray[np.bool_]]:
         for low in np.linspace(0, len(made) - run, 5).astype(int):
             chosen[low : low + run] = True
     cells = None if made.cells is None else made.cells[chosen]
-    part = Design(made.windows.take(chosen), made.seconds[chosen], made.spread[chosen], made.idle[chosen], made.resting_w, cells, made.cell_spread, made.cell_seconds)
+    part = Design(
+        made.windows.take(chosen),
+        made.seconds[chosen],
+        made.spread[chosen],
+        made.idle[chosen],
+        made.resting_w,
+        cells,
+        made.cell_spread,
+        made.cell_seconds,
+    )
     return part, chosen
 
 
-def _work_variance(made: Design, sums: Gram, seconds: Floats, call_s: Floats, at: Floats, noise: Noise) -> Floats:
+def _work_variance(
+    made: Design, sums: Gram, seconds: Floats, call_s: Floats, at: Floats, noise: Noise
+) -> Floats:
     """Variance of each column's deviations: those in rows, and of time that lies in none, that of its calls."""
     spread = made.spread if made.cell_spread is None else made.cell_spread
     in_rows = np.asarray(spread.sum(axis=0)).ravel()
@@ -353,7 +424,15 @@ def _work_variance(made: Design, sums: Gram, seconds: Floats, call_s: Floats, at
 
 def _nothing(occupancy: Occupancy, idle: Idle, response: Response) -> Estimate:
     count = len(occupancy.sites) + 1
-    return Estimate(np.zeros(count), np.zeros(count), Energies(np.zeros(count), np.zeros((count, count))), idle, 0.0, np.zeros(count), response)
+    return Estimate(
+        np.zeros(count),
+        np.zeros(count),
+        Energies(np.zeros(count), np.zeros((count, count))),
+        idle,
+        0.0,
+        np.zeros(count),
+        response,
+    )
 
 
 def _spread_out(
@@ -378,4 +457,12 @@ def _spread_out(
     total_s = np.append(alone, run.seconds[-1])
     power_w = np.divide(np.maximum(joules, 0.0), total_s, out=np.zeros(count + 1), where=total_s > 0)
     made = Energies(joules, weights @ run.energies.covariance @ weights.T + np.diag(extra))
-    return Estimate(total_s, power_w, made, posterior, run.noise.variation, np.append(_call_seconds(occupancy), 1e-3), response)
+    return Estimate(
+        total_s,
+        power_w,
+        made,
+        posterior,
+        run.noise.variation,
+        np.append(_call_seconds(occupancy), 1e-3),
+        response,
+    )

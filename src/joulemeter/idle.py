@@ -49,7 +49,11 @@ class Idle:
     def energy(self, seen: Stretches) -> tuple[float, float, Floats]:
         """Joules over the stretches seen, their standard deviation, and the seconds by knot (k,)."""
         weights = knot_seconds(self.knots_ns, seen)
-        return float(weights @ self.mean_w), float(np.sqrt(max(weights @ self.covariance @ weights, 0.0))), weights
+        return (
+            float(weights @ self.mean_w),
+            float(np.sqrt(max(float(weights @ self.covariance @ weights), 0.0))),
+            weights,
+        )
 
 
 def knot_seconds(knots_ns: Ints, seen: Stretches) -> Floats:
@@ -103,7 +107,9 @@ def _long_stretches(timeline: Timeline, busy: Stretches, response: Response) -> 
     return free.where(free.end_ns - free.start_ns >= least)
 
 
-def _steady(rows: Windows, start: int, end: int, after_work: bool) -> tuple[int, list[tuple[float, float, float]]] | None:
+def _steady(
+    rows: Windows, start: int, end: int, after_work: bool
+) -> tuple[int, list[tuple[float, float, float]]] | None:
     """From when on a stretch is steady, and its level in pieces: (middle, watts, variance)."""
     low, high = np.searchsorted(rows.start_ns, start), np.searchsorted(rows.end_ns, end, side="right")
     if high <= low:
@@ -129,7 +135,9 @@ def _tail_rows(rows: Windows) -> int:
     level = float(np.median(settled))
     scatter = 1.4826 * float(np.median(np.abs(settled - level)))
     width = min(9, max(1, len(watts) // 8))
-    smooth = np.convolve(np.pad(watts, (width // 2, width - 1 - width // 2), mode="edge"), np.ones(width) / width, "valid")
+    smooth = np.convolve(
+        np.pad(watts, (width // 2, width - 1 - width // 2), mode="edge"), np.ones(width) / width, "valid"
+    )
     above = smooth > level + max(4 * scatter / np.sqrt(width), 0.02 * level)
     first = int(np.argmin(above)) if not above.all() else len(above) - 1
     return min(first + (width if first else 0), len(rows) - 3)
@@ -203,7 +211,9 @@ def prior_covariance(knots: Ints, usual: float, rate: float) -> Floats:
     seconds = (knots - knots[0]) / 1e9
     x = seconds / max(float(seconds[-1]), 1e-9) - 0.5
     walk = np.minimum(seconds[:, None], seconds[None, :])
-    return np.asarray(usual**2 * (1.0 + TREND**2 * np.outer(x, x) + rate**2 * walk) + 1e-9 * usual**2 * np.eye(len(x)))
+    return np.asarray(
+        usual**2 * (1.0 + TREND**2 * np.outer(x, x) + rate**2 * walk) + 1e-9 * usual**2 * np.eye(len(x))
+    )
 
 
 def _unseen(rows: Windows, knots: Ints) -> Idle:

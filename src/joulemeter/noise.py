@@ -148,7 +148,11 @@ class Gram:
     def part(self, left: str, right: str) -> Floats:
         """A block of the matrix, by the names ``power``, ``work`` and ``joules``; power is sites, then knots."""
         wide = self.columns + self.knots
-        at = {"power": slice(0, wide), "work": slice(wide, wide + self.columns), "joules": slice(self.matrix.shape[0] - 1, None)}
+        at = {
+            "power": slice(0, wide),
+            "work": slice(wide, wide + self.columns),
+            "joules": slice(self.matrix.shape[0] - 1, None),
+        }
         return self.matrix[at[left], at[right]]
 
 
@@ -193,7 +197,7 @@ def evidence_of(sums: Gram, prior: Prior) -> float:
     gained = float(pull @ linalg.cho_solve(factor, pull, check_finite=False))
     log_post = 2 * float(np.log(np.diag(factor[0])).sum())
     log_prior = float(np.linalg.slogdet(precision)[1])
-    return -0.5 * (sums.log_det + residual - gained + log_post - log_prior)
+    return -0.5 * (sums.log_det + float(residual) - gained + log_post - log_prior)
 
 
 def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual: Noise) -> Noise:
@@ -205,8 +209,17 @@ def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual:
         pull = ((x - start) / np.array([1.5, 1.5])) ** 2 / 2
         return float(pull.sum()) - evidence(design, prior, powers, noise, extra)
 
-    found = optimize.minimize(loss, start, method="Nelder-Mead",
-                              options={"xatol": 0.03, "fatol": 0.05, "maxfev": 80, "initial_simplex": start + np.array([[0, 0], [1, 0], [0, 1]])})
+    found = optimize.minimize(
+        loss,
+        start,
+        method="Nelder-Mead",
+        options={
+            "xatol": 0.03,
+            "fatol": 0.05,
+            "maxfev": 80,
+            "initial_simplex": start + np.array([[0, 0], [1, 0], [0, 1]]),
+        },
+    )
     return Noise(*np.exp(np.clip(found.x, -25, 5)))
 
 
@@ -216,11 +229,15 @@ def weighed_errors(design: Design, powers: Floats, expected_j: Floats, noise: No
     off = design.windows.energy_j - expected_j
     made = np.empty(len(design))
     for block in blocks(len(design)):
-        made[block] = linalg.cho_solve_banded((whitener(design, parts, block), True), off[block], check_finite=False)
+        made[block] = linalg.cho_solve_banded(
+            (whitener(design, parts, block), True), off[block], check_finite=False
+        )
     return made
 
 
-def raised(design: Design, powers: Floats, expected_j: Floats, noise: Noise, extra: Extra, limit: float = 3.5) -> Extra:
+def raised(
+    design: Design, powers: Floats, expected_j: Floats, noise: Noise, extra: Extra, limit: float = 3.5
+) -> Extra:
     """``extra`` with the variances raised of those rows and stamps whose best guess lies beyond ``limit`` sigma.
 
     What it amounts to is a tail as heavy as Student's (Lange, Little and Taylor 1989, JASA 84, 881).

@@ -68,7 +68,9 @@ def occupy(sites: Sequence[Site], spans: Spans) -> Occupancy:
     enclosing, end = _enclosing(np.asarray(spans.lane)[rows], start, end)
     caller = _callers(rows, parent, enclosing, column, start, end, sites)
     path, path_column, path_above = _paths(caller, column, len(sites))
-    return Occupancy(sites, calls, column, enclosing.astype(np.int32), start, end, path, path_column, path_above)
+    return Occupancy(
+        sites, calls, column, enclosing.astype(np.int32), start, end, path, path_column, path_above
+    )
 
 
 def _columns(sites: Sequence[Site], site: NDArray[Any]) -> tuple[tuple[Site, ...], NDArray[np.int32]]:
@@ -171,7 +173,13 @@ def _nesting(start: Ints, end: Ints) -> Ints:
 
 
 def _callers(
-    rows: Ints, parent: Ints, enclosing: Ints, column: NDArray[np.int32], start: Ints, end: Ints, sites: tuple[Site, ...]
+    rows: Ints,
+    parent: Ints,
+    enclosing: Ints,
+    column: NDArray[np.int32],
+    start: Ints,
+    end: Ints,
+    sites: tuple[Site, ...],
 ) -> Ints:
     """Who called each row: the parent it names, else what encloses it, else the run as a whole."""
     caller = enclosing.copy()
@@ -258,8 +266,13 @@ def _overlaps(occupancy: Occupancy, part: slice, edges: Ints, shape: tuple[int, 
     overlap = np.minimum(end[which], edges[row + 1]) - np.maximum(start[which], edges[row])
     own, enclosing = occupancy.column[part][seen][which], occupancy.enclosing[part][seen][which]
     nested = enclosing >= 0
-    rows, columns = np.concatenate([row, row[nested]]), np.concatenate([own, occupancy.column[enclosing[nested]]])
-    return sparse.coo_matrix((np.concatenate([overlap, -overlap[nested]]), (rows, columns)), shape=shape).tocsr()
+    rows, columns = (
+        np.concatenate([row, row[nested]]),
+        np.concatenate([own, occupancy.column[enclosing[nested]]]),
+    )
+    return sparse.coo_matrix(
+        (np.concatenate([overlap, -overlap[nested]]), (rows, columns)), shape=shape
+    ).tocsr()
 
 
 def _count_up(counts: Ints) -> Ints:
@@ -336,6 +349,8 @@ def _seen_ns(start: Ints, end: Ints, seen: tuple[Ints, Ints] | None) -> Floats:
     edges = np.stack([first, last], axis=1).ravel()
     gathered = np.repeat(np.concatenate([[0], np.cumsum(last - first)]), 2)[1:-1].astype(np.float64)
     origin = edges[0]
-    low, high = (np.interp((each - origin).astype(np.float64), (edges - origin).astype(np.float64), gathered)
-                 for each in (start, end))
+    low, high = (
+        np.interp((each - origin).astype(np.float64), (edges - origin).astype(np.float64), gathered)
+        for each in (start, end)
+    )
     return np.asarray(high - low)

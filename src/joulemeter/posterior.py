@@ -85,7 +85,9 @@ def powers(sums: Gram, prior: PowerPrior, idle: Prior, alike: Floats, rounds: in
     for _ in range(rounds):
         centre, covariance = _combined(base, shift, tau, nu)
         fresh_tau, fresh_nu = _matched(centre[:columns], np.diag(covariance)[:columns], tau, nu, prior)
-        moved = float(np.max(np.abs(fresh_tau - tau) / (tau + 1 / np.diag(covariance)[:columns]), initial=0.0))
+        moved = float(
+            np.max(np.abs(fresh_tau - tau) / (tau + 1 / np.diag(covariance)[:columns]), initial=0.0)
+        )
         tau, nu = tau + 0.7 * (fresh_tau - tau), nu + 0.7 * (fresh_nu - nu)
         if moved < 1e-4:
             break
@@ -105,7 +107,9 @@ def _combined(base: Floats, shift: Floats, tau: Floats, nu: Floats) -> tuple[Flo
     return covariance @ pull, covariance
 
 
-def _matched(mean: Floats, variance: Floats, tau: Floats, nu: Floats, prior: PowerPrior) -> tuple[Floats, Floats]:
+def _matched(
+    mean: Floats, variance: Floats, tau: Floats, nu: Floats, prior: PowerPrior
+) -> tuple[Floats, Floats]:
     """Each prior's stand-in: what takes the power without it to the moments that it has with it."""
     least = 1e-4 * tau
     outside = np.maximum(1 / variance - tau, least)
@@ -139,7 +143,7 @@ class Energies:
 
     def of(self, weights: Floats) -> tuple[float, float]:
         """Mean and standard deviation of a weighted sum."""
-        return float(weights @ self.mean), float(np.sqrt(max(weights @ self.covariance @ weights, 0.0)))
+        return float(weights @ self.mean), float(np.sqrt(max(float(weights @ self.covariance @ weights), 0.0)))
 
 
 def energies(sums: Gram, found: Powers, seconds: Floats, work_variance: Floats) -> Energies:
@@ -183,10 +187,10 @@ def bounded(mean_j: float, sigma_j: float, gain: float = 0.0) -> Energy:
     return Energy(mean_j, 0.0 if shape < 4 else min(float(low), mean_j), max(float(high), mean_j))
 
 
-def is_resolved(energy: Energy) -> bool:
+def is_resolved(energy: Energy, limit: float = RESOLVED) -> bool:
     """Whether an interval is narrow enough for its figure to mean something."""
     reach = max(energy.high_j - energy.energy_j, energy.energy_j - energy.low_j)
-    return energy.energy_j > 0 and reach <= RESOLVED * energy.energy_j
+    return energy.energy_j > 0 and reach <= limit * energy.energy_j
 
 
 def confounded(found: Energies, alone: NDArray[np.bool_], limit: float = RESOLVED) -> list[list[int]]:
@@ -202,7 +206,8 @@ def confounded(found: Energies, alone: NDArray[np.bool_], limit: float = RESOLVE
     active, known = np.ones(len(groups), bool), np.zeros(len(groups), bool)
     while True:
         sigma = np.sqrt(np.maximum(np.diag(cov), 1e-300))
-        known = active & (1.96 * sigma <= limit * mean)
+        alone_yet = np.array([len(group) == 1 for group in groups])
+        known = active & (1.96 * sigma <= limit * mean) & ~alone_yet
         apart = active & ~known
         correlation = cov / sigma[:, None] / sigma
         correlation[~apart] = 0.0

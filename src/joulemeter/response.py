@@ -77,7 +77,9 @@ def notes(rail: Rail, response: Response) -> tuple[str, ...]:
     return tuple(made)
 
 
-def _first_pairs(told: Response, lag_known: bool, window_known: bool, step: int, gauge: bool) -> list[Response]:
+def _first_pairs(
+    told: Response, lag_known: bool, window_known: bool, step: int, gauge: bool
+) -> list[Response]:
     if lag_known and gauge:
         lags = np.array([told.lag_ns])
     elif lag_known:
@@ -91,13 +93,17 @@ def _first_pairs(told: Response, lag_known: bool, window_known: bool, step: int,
 
 def _spans(step: int, told: int) -> Ints:
     """Averaging windows to try: from an eighth of the period to two seconds, the period itself among them."""
-    fractions = step * np.array([0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50])
+    fractions = step * np.array(
+        [0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50]
+    )
     usual = np.array([10, 25, 50, 100, 200, 500, 1000]) * 1_000_000
     some = np.concatenate([fractions, usual, [told]]).astype(np.int64)
     return np.unique(some[(some <= max(LONGEST_WINDOW_NS, 2 * step)) & (some >= min(step // 10, 10_000_000))])
 
 
-def _narrowed(search: _Search, pairs: list[Response], step: int, least: int, lag_fixed: bool, window_fixed: bool) -> list[Found]:
+def _narrowed(
+    search: _Search, pairs: list[Response], step: int, least: int, lag_fixed: bool, window_fixed: bool
+) -> list[Found]:
     """The likeliest of ``pairs``, then finer ones around them."""
     grain = _grain([pair.lag_ns for pair in pairs])
     ratio = 1.3
@@ -116,19 +122,48 @@ def _narrowed(search: _Search, pairs: list[Response], step: int, least: int, lag
             search.refit(best)
             scored = dict(zip(scored, search.weigh(list(scored)), strict=True))
             best = max(scored, key=lambda pair: scored[pair])
-        leaders = sorted(scored, key=lambda pair: -scored[pair])[: 3 if turn < 2 else 1]
-        grain, ratio = max(grain / 3, 1.0), ratio ** 0.5
+        leaders = _diverse(scored, (5, 4, 2, 1, 1)[turn])
+        grain, ratio = max(grain / 3, 1.0), ratio**0.5
         pairs = []
         for leader in leaders:
-            lags = [leader.lag_ns] if lag_fixed else [max(least, int(leader.lag_ns + k * grain)) for k in (-2, -1, 0, 1, 2)]
-            spans = [leader.window_ns] if window_fixed else [int(leader.window_ns * f) for f in (1 / ratio, 1.0, ratio)]
+            lags = (
+                [leader.lag_ns]
+                if lag_fixed
+                else [max(least, int(leader.lag_ns + k * grain)) for k in (-2, -1, 0, 1, 2)]
+            )
+            spans = (
+                [leader.window_ns]
+                if window_fixed
+                else [int(leader.window_ns * f) for f in (1 / ratio, 1.0, ratio)]
+            )
             pairs += [Response(lag, span) for lag in lags for span in spans]
         pairs = list(dict.fromkeys(pairs))
         if all(pair in scored for pair in pairs):
             break
     ordered = sorted(scored, key=lambda pair: -scored[pair])
-    return [Found(pair, scored[pair], 0.25 * step if not lag_fixed else 0.0, 0.0 if window_fixed else 0.1 * pair.window_ns)
-            for pair in ordered[:12]]
+    return [
+        Found(
+            pair,
+            scored[pair],
+            0.25 * step if not lag_fixed else 0.0,
+            0.0 if window_fixed else 0.1 * pair.window_ns,
+        )
+        for pair in ordered[:12]
+    ]
+
+
+def _diverse(scored: dict[Response, float], count: int) -> list[Response]:
+    """The likeliest responses, of windows a fifth apart at least: neighbours would only be sought twice."""
+    chosen: list[Response] = []
+    for pair in sorted(scored, key=lambda each: -scored[each]):
+        if (
+            all(abs(np.log(max(pair.window_ns, 1) / max(other.window_ns, 1))) > 0.2 for other in chosen)
+            or len(scored) < count
+        ):
+            chosen.append(pair)
+        if len(chosen) == count:
+            break
+    return chosen
 
 
 def _grain(lags: list[int]) -> float:
@@ -160,7 +195,11 @@ class _Search:
         for pair, design_ in zip(pairs, self._designs(pairs), strict=True):
             prior, at = self._prior(design_)
             bonus = USUAL_WINDOW if pair.window_ns == self.told.window_ns else 0.0
-            made.append(evidence(design_, prior, at, self._noise, no_extra(len(design_))) + bonus - _jacobian(pair, design_))
+            made.append(
+                evidence(design_, prior, at, self._noise, no_extra(len(design_)))
+                + bonus
+                - _jacobian(pair, design_)
+            )
         return made
 
     def refit(self, pair: Response) -> None:
@@ -174,8 +213,13 @@ class _Search:
         spent = float(made.windows.energy_j.sum()) - self._idle_w * float(made.windows.length_s.sum())
         usual = max(spent / ran, 0.02 * self._idle_w, 1e-6)
         count = made.seconds.shape[1]
-        variances = np.append(np.full(count, 0.5 * usual**2), [(0.1 * self._idle_w + 1e-6) ** 2] * made.idle.shape[1])
-        return Prior(np.append(np.full(count, usual), np.full(made.idle.shape[1], self._idle_w)), np.diag(1 / variances)), np.full(count, usual)
+        variances = np.append(
+            np.full(count, 0.5 * usual**2), [(0.1 * self._idle_w + 1e-6) ** 2] * made.idle.shape[1]
+        )
+        return Prior(
+            np.append(np.full(count, usual), np.full(made.idle.shape[1], self._idle_w)),
+            np.diag(1 / variances),
+        ), np.full(count, usual)
 
     def _designs(self, pairs: list[Response]) -> Iterator[Design]:
         rows = self._rows
@@ -204,7 +248,11 @@ class _Search:
 
 def _jacobian(pair: Response, made: Design) -> float:
     """A gauge shows watts whatever its window: densities of joules are put back into those of watts."""
-    return 0.0 if made.windows.linked.any() or pair.window_ns == 0 else -len(made) * float(np.log(pair.window_ns / 1e9))
+    return (
+        0.0
+        if made.windows.linked.any() or pair.window_ns == 0
+        else -len(made) * float(np.log(pair.window_ns / 1e9))
+    )
 
 
 def _batches(pairs: list[Response]) -> Iterator[list[Response]]:
@@ -232,7 +280,13 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
         t_ns, step, known = t_ns[kept], np.diff(timeline.energy_j[kept]), np.diff(broken[kept]) == 0
     if len(step) <= ROWS:
         return _Excerpt(t_ns, step, known)
-    middles = np.array([occupancy.start_ns.min(), (occupancy.start_ns.min() + occupancy.end_ns.max()) // 2, occupancy.end_ns.max()])
+    middles = np.array(
+        [
+            occupancy.start_ns.min(),
+            (occupancy.start_ns.min() + occupancy.end_ns.max()) // 2,
+            occupancy.end_ns.max(),
+        ]
+    )
     lows = np.clip(np.searchsorted(t_ns, middles) - ROWS // 6, 0, len(step) - ROWS // 3)
     keep = np.unique(np.concatenate([np.arange(low, low + ROWS // 3 + 1) for low in lows]))
     joined = np.diff(keep) == 1
@@ -241,7 +295,9 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
 
 def _busiest(occupancy: Occupancy) -> Ints:
     """Which of SITES + 1 columns each site goes to."""
-    length = np.bincount(occupancy.column, weights=occupancy.end_ns - occupancy.start_ns, minlength=len(occupancy.sites))
+    length = np.bincount(
+        occupancy.column, weights=occupancy.end_ns - occupancy.start_ns, minlength=len(occupancy.sites)
+    )
     columns = np.full(len(occupancy.sites), SITES)
     columns[np.argsort(-length)[:SITES]] = np.arange(min(SITES, len(occupancy.sites)))
     return columns
@@ -261,7 +317,9 @@ def _gathered(occupancy: Occupancy, columns: Ints, stamps: Ints, back: Ints) -> 
     if len(edges) < 2:
         return np.zeros((len(back), len(stamps), SITES + 1))
     fine = seconds_between(occupancy, edges)
-    group = sparse.csr_matrix((np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), SITES + 1))
+    group = sparse.csr_matrix(
+        (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), SITES + 1)
+    )
     table = np.concatenate([np.zeros((1, SITES + 1)), np.cumsum((fine @ group).toarray(), axis=0)])
     return np.asarray(table[np.searchsorted(edges, times)])
 
@@ -276,7 +334,9 @@ def _likelihood(made: Design, counter: bool) -> float:
         columns, target = _unchained(columns), _unchained(target[:, None])[:, 0]
     total = columns.T @ columns
     ridge = np.full(columns.shape[1], 1e-9 * max(float(np.diag(total).max()), 1e-12))
-    ridge[1 : 1 + seconds.shape[1]] += 0.02 * max(float(np.diag(total)[1 : 1 + seconds.shape[1]].max(initial=0.0)), 1e-12)
+    ridge[1 : 1 + seconds.shape[1]] += 0.02 * max(
+        float(np.diag(total)[1 : 1 + seconds.shape[1]].max(initial=0.0)), 1e-12
+    )
     pull = columns.T @ target
     factor = linalg.cho_factor(total + np.diag(ridge))
     left = float(target @ target - pull @ linalg.cho_solve(factor, pull))
