@@ -32,6 +32,8 @@ SCATTER = 0.05
 _NEAR = 0.3
 """Decades within which a ratio counts as a power of a thousand."""
 _FEW = 8
+_HARDLY = 1.2
+"""A fit must be nearer than a constant by more than this factor: chance gives less."""
 _NAMED = 5
 
 
@@ -228,7 +230,7 @@ def constant_beats_fit(records: Sequence[Record]) -> list[Finding]:
         if name not in card or len(energy) < _FEW:
             continue
         constant = measure(energy, np.full(len(energy), np.median(energy)))
-        if constant.median_ape <= card[name].median_ape:
+        if constant.median_ape <= _HARDLY * card[name].median_ape:
             fact = (
                 f"{name}: a constant is as near as the fit ({100 * constant.median_ape:.1f} % in the median)"
             )
