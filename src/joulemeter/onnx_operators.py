@@ -1,7 +1,7 @@
 """What each ONNX operator is, as kernels: the table that the ONNX reader looks nodes up in.
 
-Attributes are those of the operators' specification (onnx.ai/onnx/operators), and of ONNX Runtime's contributed
-ones, which its optimised graphs are made of. An operator may be several kernels: one with its activation
+Attributes are those of the specification (onnx.ai/onnx/operators) and of the operators that ONNX Runtime
+adds, which its optimised graphs are made of. An operator may be several kernels: one with its activation
 fused.
 """
 
@@ -94,7 +94,10 @@ def _matmul(op: Op) -> Sequence[Kernel]:
     a, b = op.shape(0), op.shape(1)
     if len(b) == 2 and (len(a) > 2 or op.weights[1]):
         return [layers.fully_connected(math.prod(a[:-1]), a[-1], b[-1], False, op.dtype)]
-    return [layers.product(a, b, op.dtype)]
+    if op.attribute("transA", 0):
+        a = (*a[:-2], a[-1], a[-2])
+    transposed = bool(op.attribute("transB", 0))
+    return [layers.product(a, (*b[:-2], b[-1], b[-2]) if transposed else b, op.dtype, transposed)]
 
 
 def _binary(family: str) -> Handler:

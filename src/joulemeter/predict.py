@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from joulemeter.models.predictor import Estimates
 
 DEPLOYED = (".onnx", ".tflite", ".pt2", ".keras")
-"""Files that are deployed: batch normalisation is folded in, and nothing runs in place, whatever the format."""
+"""Files that are deployed: batch normalisation is folded in, and nothing runs in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +119,34 @@ def _plain(row: Row) -> dict[str, Any]:
 def as_run(network: Network, rules: Sequence[Rule] = (), deployed: bool | None = None) -> Network:
     """``network`` as the backend runs it: folded where it is deployed (by its file's ending), then fused."""
     if deployed if deployed is not None else network.name.endswith(DEPLOYED):
-        network = fold(network)
-        settled = (
-            node if node.kernel is None else replace(node, kernel=_settled(node.kernel))
-            for node in network.nodes
-        )
-        network = replace(network, nodes=tuple(settled))
+        network = _settled(fold(network))
     return fuse(network, rules) if rules else network
 
 
-def _settled(kernel: Kernel) -> Kernel:
-    shape = {key: value for key, value in kernel.shape.items() if key not in ("in_place", "layout")}
-    return replace(kernel, shape=shape) if len(shape) != len(kernel.shape) else kernel
+def _settled(network: Network) -> Network:
+    """``network`` without what only the framework it came from knows (views, what runs in place, how memory
+    lies) and with the bias that every folded layer has."""
+    nodes = []
+    for node in network.nodes:
+        kernel = node.kernel
+        if kernel is not None:
+            shape = {key: value for key, value in kernel.shape.items() if key not in ("in_place", "layout")}
+            kernel = replace(kernel, shape={**shape, "bias": 1} if "bias" in shape else shape)
+        nodes.append(replace(node, kernel=kernel))
+    return replace(network, nodes=_without_views(nodes))
+
+
+def _without_views(nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes but views; whoever read a view reads what it was of."""
+    same: dict[str, str] = {}
+    kept = []
+    for node in nodes:
+        reads = tuple(same.get(name, name) for name in node.reads)
+        if node.kernel is not None and node.kernel.family == "view" and reads:
+            same.update(dict.fromkeys(node.writes, reads[0]))
+        else:
+            kept.append(replace(node, reads=reads))
+    return tuple(kept)
 
 
 def price(network: Network, pricing: Pricing, deployed: bool | None = None) -> Priced:

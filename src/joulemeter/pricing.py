@@ -199,7 +199,7 @@ def taught(folder: str | Path, backend: str | None = None) -> Pricing:
 
     Raises DatasetError where there are two devices, PredictorError where ``backend`` was not benched.
     """
-    from joulemeter import bench, dataset, fusion
+    from joulemeter import dataset
     from joulemeter.models import learning
 
     records = dataset.read(folder).records
@@ -210,8 +210,22 @@ def taught(folder: str | Path, backend: str | None = None) -> Pricing:
             f"{folder}: nothing was benched with '{backend}'", f"one of {', '.join(benched)}"
         )
     mine = [record for record in records if record.backend == backend]
-    found = bench.read_device(folder)[1] if (Path(folder) / bench.DEVICE_FILE).is_file() else {}
-    return learn(learning.fit(mine), mine, fusion.rules(found.get(backend, [])))
+    return learn(learning.fit(mine), mine, _rules(folder, backend))
+
+
+def with_networks(predictor: Predictor, folder: str | Path, records: Sequence[Record]) -> Predictor:
+    """``predictor``, learnt from ``records`` of the data set in ``folder``, with what its networks and its
+    fusion tests taught; as it was where there is neither."""
+    pricing = learn(predictor, records, _rules(folder, predictor.backend))
+    return kept(pricing) if pricing.calibrations or pricing.rules else predictor
+
+
+def _rules(folder: str | Path, backend: str) -> list[Rule]:
+    from joulemeter import bench, fusion
+
+    if not (Path(folder) / bench.DEVICE_FILE).is_file():
+        return []
+    return fusion.rules(bench.read_device(folder)[1].get(backend, []))
 
 
 def opened(source: str | Path, backend: str | None = None) -> Pricing:

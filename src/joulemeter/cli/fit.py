@@ -25,7 +25,7 @@ def command(*, dataset: Path, output: Path, device: str | None, force: bool, as_
     Example:
       joulemeter fit my-machine/ -o my-machine.joules
     """
-    from joulemeter import dataset_import, predictor_file
+    from joulemeter import dataset_import, predictor_file, pricing
     from joulemeter.cli import _prediction
     from joulemeter.errors import UsageError
     from joulemeter.models import learning
@@ -35,6 +35,7 @@ def command(*, dataset: Path, output: Path, device: str | None, force: bool, as_
     read = dataset_import.load(dataset, device)
     with _prediction.families_shown() as progress:
         predictor = learning.fit(read.records, progress)
+    predictor = pricing.with_networks(predictor, dataset, read.records)
     predictor_file.save(predictor, output)
     if as_json:
         card = {name: accuracy.to_json() for name, accuracy in predictor.card.items()}

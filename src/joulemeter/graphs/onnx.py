@@ -191,8 +191,11 @@ def _inferred(model: Any, name: str, weights: Mapping[str, Shape]) -> dict[str, 
     del model.graph.value_info[:]  # written for the sizes the file was exported with
     for each in model.graph.output:
         each.type.tensor_type.ClearField("shape")
+    known = {each.domain for each in model.opset_import}
+    for domain in sorted({node.domain for node in model.graph.node} - known):
+        model.opset_import.add(domain=domain, version=1)
     try:
-        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        model = onnx.shape_inference.infer_shapes(_standard(model), data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         raise GraphError(
             f"{name}: its shapes do not fit together: {str(error).splitlines()[0][:200]}"
@@ -212,6 +215,43 @@ def _inferred(model: Any, name: str, weights: Mapping[str, Shape]) -> dict[str, 
         }
     )
     return found
+
+
+def _standard(model: Any) -> Any:
+    """``model`` with standard operators of the same result shape in place of ONNX Runtime's own, which shape
+    inference does not know."""
+    if not any(node.domain.startswith("com.") for node in model.graph.node):
+        return model
+    model = type(model).FromString(model.SerializeToString())
+    for node in model.graph.node:
+        if node.domain.startswith("com."):
+            _replace(node)
+            node.domain = ""
+    return model
+
+
+def _replace(node: Any) -> None:
+    from onnx import helper
+
+    flags = {each.name: each.i for each in node.attribute}
+    plain = {"FusedConv": ("Conv", 3), "FusedGemm": ("Gemm", 3), "Conv": ("Conv", 3), "Gemm": ("Gemm", 3)}
+    if node.op_type in plain:
+        kind, inputs = plain[node.op_type]
+        left = [each for each in node.attribute if not each.name.startswith("activation")]
+    elif node.op_type == "FusedMatMul":
+        kind, inputs = "Einsum", 2
+        a, b = ("ki" if flags.get("transA") else "ik"), ("jk" if flags.get("transB") else "kj")
+        left = [helper.make_attribute("equation", f"...{a},...{b}->...ij")]
+    else:
+        kind, inputs, left = "Identity", 1, []
+    kept, outputs = list(node.input)[:inputs], list(node.output)[:1]
+    left = [type(each).FromString(each.SerializeToString()) for each in left]
+    for field in ("input", "output", "attribute"):
+        node.ClearField(field)
+    node.op_type = kind
+    node.input.extend(kept)
+    node.output.extend(outputs)
+    node.attribute.extend(left)
 
 
 def _small_values(model: Any) -> dict[str, list[float]]:
@@ -268,7 +308,7 @@ class _Reader:
         if node.op_type in ("Constant", "Shape", "Size", "ConstantOfShape"):
             return []
         op = self.op(node)
-        module = label.rsplit("/", 1)[0].strip("/").replace("/", ".") if "/" in label else ""
+        module = _module(node, label)
         known = [each for each in (*node.input, *node.output) if each]
         moved = math.fsum(self.bytes(each) for each in known)
         handler = (
@@ -318,6 +358,15 @@ class _Reader:
         """Bytes of a tensor; NaN where its shape is not known."""
         shape, dtype = self.seen.get(tensor, (None, "float32"))
         return math.nan if shape is None else math.prod(shape) * DTYPE_BYTES.get(dtype, math.nan)
+
+
+def _module(node: Any, label: str) -> str:
+    """The module an exporter says a node is from: PyTorch's in its metadata, older ones in its name."""
+    for each in node.metadata_props:
+        if each.key == "pkg.torch.onnx.name_scopes":
+            scopes = [part.strip(" '\"[]") for part in each.value.split(",")]
+            return scopes[-2] if len(scopes) > 1 else ""
+    return label.rsplit("/", 1)[0].strip("/").replace("/", ".") if "/" in label else ""
 
 
 def _chained(

@@ -152,6 +152,8 @@ def _network(target: str, data: bytes, shapes: Shapes) -> Network:
     if len(operators) > MAX_NODES:
         raise GraphError(f"{target}: has {len(operators)} nodes, more than {MAX_NODES}")
     buffers = model.tables(4)
+    if any(start + count > len(data) for start, count in (each._vector(0) for each in buffers)):
+        raise struct.error("weights reach beyond the end")
     tensors = [_tensor(each, buffers) for each in graph.tables(0)]
     inputs = {
         tensors[i].name: _fixed(target, tensors[i], n == 0, shapes) for n, i in enumerate(graph.numbers(1))

@@ -267,7 +267,7 @@ def _symbols(path: str, users: list[str], metas: Mapping[str, Any], shapes: Shap
                 raise GraphError(f"{path}: input {name} was exported with a fixed {size['as_int']}, not {n}",
                                  "export it with dynamic_shapes")  # fmt: skip
             if "as_expr" in size:
-                known[size["as_expr"]["expr_str"]] = n
+                known[_symbol(size["as_expr"]["expr_str"])] = n
 
     def number(size: Any) -> int:
         if "as_int" in size:
@@ -275,7 +275,7 @@ def _symbols(path: str, users: list[str], metas: Mapping[str, Any], shapes: Shap
         expression = size["as_expr"]["expr_str"]
         try:
             return _arithmetic(ast.parse(expression, mode="eval").body, known)
-        except (KeyError, SyntaxError, ZeroDivisionError) as error:
+        except (KeyError, SyntaxError, ZeroDivisionError, ValueError, IndexError) as error:
             fact = f"{path}: size {expression} of its inputs ({', '.join(users)}) is left open"
             raise GraphError(fact, "--input 1,3,224,224, with a number for every size") from error
 
@@ -290,7 +290,12 @@ _OPERATORS: dict[type, Callable[[int, int], int]] = {
     ast.Mod: operator.mod,
     ast.Div: operator.floordiv,
 }
+# Sizes are written as sympy's srepr, or as plain arithmetic.
 _FUNCTIONS: dict[str, Callable[..., int]] = {
+    "Integer": int,
+    "Add": lambda *terms: sum(terms),
+    "Mul": lambda *factors: math.prod(factors),
+    "Pow": lambda base, power: base ** min(power, 16),
     "Max": max,
     "Min": min,
     "FloorDiv": operator.floordiv,
@@ -299,6 +304,14 @@ _FUNCTIONS: dict[str, Callable[..., int]] = {
     "Mod": operator.mod,
     "PythonMod": operator.mod,
 }
+
+
+def _symbol(expression: str) -> str:
+    """The name of a lone symbol: ``s77`` of ``Symbol('s77', integer=True)``; any other text as it is."""
+    node = ast.parse(expression, mode="eval").body
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Symbol":
+        return str(ast.literal_eval(node.args[0]))
+    return expression
 
 
 def _arithmetic(node: ast.expr, known: Mapping[str, int]) -> int:
@@ -313,6 +326,8 @@ def _arithmetic(node: ast.expr, known: Mapping[str, int]) -> int:
         return -_arithmetic(node.operand, known)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _OPERATORS[type(node.op)](_arithmetic(node.left, known), _arithmetic(node.right, known))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Symbol":
+        return known[str(ast.literal_eval(node.args[0]))]
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:
         return _FUNCTIONS[node.func.id](*(_arithmetic(each, known) for each in node.args))
     raise KeyError(ast.unparse(node))

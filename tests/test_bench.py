@@ -1,0 +1,182 @@
+"""Benching: cold weights, robust times, energies off the meter, one device a data set."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from joulemeter import bench, dataset, kernels, networks
+from joulemeter.conditions import Conditions
+from joulemeter.errors import DatasetError, UsageError
+from joulemeter.kernel import Kernel
+from joulemeter.reading import Rail
+from joulemeter.rig import rig
+from joulemeter.timeline import Timeline
+
+torch = pytest.importorskip("torch")
+
+
+class Machine:
+    """A stage whose one rail draws 20 W whatever runs. The clock is the real one."""
+
+    def __init__(self, origin: str = "simulated") -> None:
+        self.rail = Rail(
+            id=0, name="all", kind="counter", origin=origin, period_ns=1_000_000, relative_error=0.1
+        )  # type: ignore[arg-type]
+        self.start_ns = time.monotonic_ns()
+
+    def now_ns(self) -> int:
+        return time.monotonic_ns()
+
+    def rest(self, seconds: float) -> None:
+        time.sleep(min(seconds, 0.002))
+
+    def rails(self) -> Sequence[Rail]:
+        return [self.rail]
+
+    def timelines(self) -> list[Timeline]:
+        t = np.array([self.start_ns, time.monotonic_ns() + 10**9])
+        return [Timeline(self.rail, t, (t - t[0]) * 20e-9, np.zeros(1, bool), (), 0)]
+
+    def look(self) -> Conditions:
+        return Conditions(0, 55.0, 0.0, 0.0, 7)
+
+
+PLAN = bench.Plan(1.5, families=("relu", "fc"), models=None)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench") / "data"
+    tally = bench.bench(folder, PLAN, Machine())
+    assert tally.kernels >= 2
+    return folder
+
+
+def test_a_record_has_work_time_and_the_meters_power(built: Path) -> None:
+    records = dataset.read(built).records
+    for record in records:
+        assert record.level == "kernel"
+        assert record.origin == "simulated"
+        assert record.power_w == pytest.approx(20, rel=1e-6)
+        assert record.energy_j == pytest.approx(record.power_w * record.time_s)
+        assert record.time_low_s <= record.time_s <= record.time_high_s
+        assert record.energy_low_j < record.energy_j < record.energy_high_j
+        assert record.flops == kernels.work(record.kernel).flops
+        assert record.temperature_c == 55
+        assert record.facts["least_time_s"] > 0
+
+
+def test_a_second_bench_goes_on_and_repeats_nothing(built: Path) -> None:
+    with pytest.raises(DatasetError, match="--resume"):
+        bench.bench(built, PLAN, Machine())
+    bench.bench(built, PLAN, Machine(), resume=True)
+    keys = [record.key for record in dataset.read(built).records]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_data_set_of_another_device_is_not_gone_on_with(built: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    dataset.append(folder, [replace(dataset.read(built).records[0], device="cpu-elsewhere")])
+    with pytest.raises(DatasetError, match="of device cpu-elsewhere, this is"):
+        bench.bench(folder, PLAN, Machine(), resume=True)
+
+
+def test_the_device_and_its_fusion_lie_beside_the_records(built: Path) -> None:
+    device, rules = bench.read_device(built)
+    assert {record.device for record in dataset.read(built).records} == {device.fingerprint}
+    assert rules == {"torch": []}
+    (built / bench.DEVICE_FILE).write_text('{"device": 1}')
+    with pytest.raises(DatasetError, match="cannot be read"):
+        bench.read_device(built)
+
+
+def test_unknown_families_networks_and_backends_are_refused(tmp_path: Path) -> None:
+    for changed in ({"families": ("warp",)}, {"models": ("warpnet",)}, {"backends": ("warp",)}):
+        with pytest.raises(UsageError, match="warp"):
+            bench.bench(tmp_path / "x", replace(PLAN, **changed), Machine())
+
+
+def test_a_network_is_recorded_with_the_kernels_it_is_made_of(tmp_path: Path) -> None:
+    plan = bench.Plan(0.5, families=("relu",), models=("squeezenet",))
+    bench.bench(tmp_path / "d", plan, Machine())
+    (record,) = [r for r in dataset.read(tmp_path / "d").records if r.level == "model"][:1]
+    made = [(Kernel.from_json(each), count) for each, count in record.facts["kernels"]]
+    assert sum(kernels.work(kernel).flops * count for kernel, count in made) == pytest.approx(record.flops)
+    assert record.family == "squeezenet"
+    assert record.time_s > 0
+
+
+def test_weights_take_turns_through_more_than_the_last_cache() -> None:
+    """A loop over one set of weights would be warm, as no network is."""
+    used = []
+    kernel = Kernel("fc", {"rows": 1, "in_features": 64, "out_features": 64, "bias": 0})
+    call = rig(kernel, cold_bytes=10 * 64 * 64 * 4)
+    assert call is not None
+    real = torch.nn.functional.linear
+
+    def spy(x, w, b=None):
+        used.append(w.data_ptr())
+        return real(x, w, b)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", spy)
+        fresh = rig(kernel, cold_bytes=10 * 64 * 64 * 4)
+        assert fresh is not None
+        for _ in range(20):
+            fresh()
+    assert len(set(used)) == 10
+    assert used[:10] == used[10:]
+
+
+def test_onnx_runtime_launches_what_it_has_and_says_none_otherwise() -> None:
+    pytest.importorskip("onnxruntime")
+    call = rig(Kernel("add-relu", {"elements": 10}), "onnxruntime")
+    assert call is not None
+    call()
+    assert rig(Kernel("sgd", {"elements": 10}, direction="step"), "onnxruntime") is None
+    with pytest.raises(UsageError, match="no backend 'abacus'"):
+        rig(Kernel("relu", {"elements": 10}), "abacus")
+
+
+def test_the_time_of_a_call_is_its_median_and_lies_in_its_interval() -> None:
+    now = [0.0]
+    noise = np.maximum(np.random.default_rng(0).normal(1, 0.2, 10_000), 0.1)
+    spent = iter(noise * 1e-3)
+
+    def call() -> None:
+        now[0] += float(next(spent))
+
+    timed = bench.repeat(call, 0.01, 0.05, clock=lambda: now[0])
+    assert timed.low_s <= 1e-3 <= timed.high_s
+    assert timed.time_s == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_variant_is_always_the_same_and_variants_differ() -> None:
+    def shapes(index: int) -> list[tuple[int, ...]]:
+        module, _ = networks.variant("squeezenet", index).build()
+        return [tuple(p.shape) for p in module.parameters()]
+
+    assert shapes(3) == shapes(3)
+    assert shapes(3) != shapes(4)
+
+
+def test_the_nine_published_families_are_there() -> None:
+    nine = "alexnet densenet googlenet mobilenetv1 mobilenetv2 proxylessnas resnet18 shufflenetv2 squeezenet"
+    assert set(nine.split()) <= set(networks.kinds())
+    assert networks.VARIANTS == 50
+    with pytest.raises(UsageError, match="no network 'hal'"):
+        networks.variant("hal", 0)
+
+
+def test_an_energy_nobody_saw_is_not_a_number(tmp_path: Path) -> None:
+    class Blind(Machine):
+        def timelines(self) -> list[Timeline]:
+            return []
+
+    bench.bench(tmp_path / "d", bench.Plan(0.3, families=("relu",), models=None), Blind())
+    assert all(math.isnan(record.energy_j) for record in dataset.read(tmp_path / "d").records)

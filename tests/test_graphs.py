@@ -1,0 +1,391 @@
+"""Model files: the same kernels whatever the format, and a clear line for whatever cannot be read."""
+
+import json
+import math
+import struct
+import zipfile
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from joulemeter import graphs, kernels
+from joulemeter.errors import GraphError, UsageError
+from joulemeter.graphs import onnx as onnx_reader
+from joulemeter.graphs import tflite, torch_export
+from joulemeter.network import Network
+from joulemeter.predict import as_run
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper
+
+nn = torch.nn
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, 2, 1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depth = nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False)
+        self.norm2 = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+        x = torch.relu(self.norm(self.conv(x)))
+        x = torch.relu(self.norm2(self.depth(x)) + x)
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def small() -> tuple["nn.Module", "torch.Tensor"]:
+    return Small().eval(), torch.zeros(1, 3, 16, 16)
+
+
+def macs(network: Network, *families: str) -> float:
+    return sum(kernels.multiply_adds(k) for k in network.kernels if not families or k.family in families)
+
+
+# ── torch.export ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_node_of_a_module_has_its_place_and_its_shape() -> None:
+    network = torch_export.from_module(small()[0], (torch.zeros(2, 3, 16, 16),))
+    assert network.unpriced == {}
+    conv = network.nodes[0]
+    assert conv.module == "conv"
+    assert conv.kernel is not None
+    assert conv.kernel.batch == 2
+    assert network.parameters == sum(p.numel() for p in small()[0].parameters())
+    # 64 results a channel: 8·64·27, 8·64·9, 8·5, twice.
+    assert macs(network) == 2 * (8 * 64 * 27 + 8 * 64 * 9 + 40)
+
+
+def test_attention_stays_one_node_and_a_fast_path_changes_no_count() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    network = torch_export.from_module(layer, (torch.zeros(1, 6, 16),))
+    assert sum(kernel.family == "attention" for kernel in network.kernels) == 1
+    # qkv 3·16², out 16², feed-forward 2·16·32 for 6 tokens; attention 2·6·6·16.
+    assert macs(network) == 6 * (4 * 256 + 2 * 512) + 2 * 36 * 16
+
+
+def test_a_saved_program_reads_as_the_module_does_with_open_sizes_given(tmp_path: Path) -> None:
+    module, _ = small()
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(module, (torch.zeros(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}})
+    path = str(tmp_path / "small.pt2")
+    torch.export.save(program, path)
+    read = torch_export.read(path, {"": (4, 3, 16, 16)})
+    made = torch_export.from_module(module, (torch.zeros(4, 3, 16, 16),))
+    assert [k.key for k in read.kernels] == [k.key for k in made.kernels]
+    assert read.nodes[0].module == "conv"
+    with pytest.raises(GraphError, match=r"left open.*--input"):
+        torch_export.read(path, {})
+    with pytest.raises(GraphError, match="fixed 3, not 4"):
+        torch_export.read(path, {"x": (4, 4, 16, 16)})
+
+
+def test_nothing_in_a_pt2_is_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "small.pt2"
+    module, x = small()
+    torch.export.save(torch.export.export(module, (x,)), path)
+    evil = tmp_path / "evil.pt2"
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(evil, "w") as new:
+        for each in old.infolist():
+            content = old.read(each)
+            new.writestr(
+                each.filename, content if "models/" in each.filename else b"cos\nsystem\n(S'exit 1'\ntR."
+            )
+    assert torch_export.read(str(evil), {}).unpriced == {}
+
+
+def test_control_flow_is_refused() -> None:
+    class Branch(nn.Module):
+        def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+            return torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,))
+
+    with pytest.raises(GraphError, match="control flow"):
+        torch_export.from_module(Branch(), (torch.zeros(3),))
+
+
+def test_an_operator_without_formula_is_named_and_keeps_its_bytes() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+            return torch.sort(x)[0] + 1
+
+    network = torch_export.from_module(Odd(), (torch.zeros(10),))
+    assert network.unpriced == {"aten.sort": 1}
+    lost = next(node for node in network.nodes if node.kernel is None)
+    assert lost.bytes >= 80
+
+
+def test_resnext_is_not_wide_resnet_and_vit_counts_its_attention() -> None:
+    """4.23 against 11.40 GMAC; ViT-B/16 has 16.85 in layers with weights and 0.72 in attention."""
+    if find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    from joulemeter.networks.vision import stock
+
+    def read(name: str) -> Network:
+        with torch.device("meta"):  # shapes alone: nothing is allocated or drawn
+            module, arguments = stock(name)()
+        return torch_export.from_module(module, arguments)
+
+    assert macs(read("resnext50_32x4d")) / 1e9 == pytest.approx(4.23, abs=0.01)
+    assert macs(read("wide_resnet50_2")) / 1e9 == pytest.approx(11.40, abs=0.01)
+    vit = read("vit_b_16")
+    assert macs(vit, "conv", "fc") / 1e9 == pytest.approx(16.85, abs=0.01)
+    assert macs(vit, "attention") / 1e9 == pytest.approx(0.715, abs=0.001)
+
+
+# ── ONNX ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def model(nodes, inputs, weights=(), outputs=("y",)):
+    made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
+    stored = [
+        helper.make_tensor(name, TensorProto.FLOAT, shape, [0.5] * math.prod(shape))
+        for name, shape in weights
+    ]
+    results = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    graph = helper.make_graph(nodes, "g", made, results, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def folded_small():
+    nodes = [
+        helper.make_node(
+            "Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2], name="/conv/Conv"
+        ),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Conv", ["r", "v", "d"], ["e"], pads=[1, 1, 1, 1], group=8),
+        helper.make_node("Add", ["e", "r"], ["s"]),
+        helper.make_node("Relu", ["s"], ["t"]),
+        helper.make_node("GlobalAveragePool", ["t"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "h", "k"], ["y"], transB=1),
+    ]
+    shapes = {"w": (8, 3, 3, 3), "b": (8,), "v": (8, 1, 3, 3), "d": (8,), "h": (5, 8), "k": (5,)}
+    return model(nodes, {"x": ("n", 3, 16, 16)}, list(shapes.items()))
+
+
+def saved(made, tmp_path: Path) -> str:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    return str(path)
+
+
+def test_onnx_and_torch_give_the_same_kernels_once_deployed(tmp_path: Path) -> None:
+    read = onnx_reader.read(saved(folded_small(), tmp_path), {"": (1, 3, 16, 16)})
+    made = torch_export.from_module(small()[0], (small()[1],), name="m.pt2")
+    assert sorted(k.key for k in as_run(read).kernels) == sorted(k.key for k in as_run(made).kernels)
+    assert read.nodes[0].module == "conv"
+    assert read.parameters == 8 * 27 + 8 + 72 + 8 + 40 + 5
+
+
+def test_an_open_size_must_be_given(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"input x \(n,3,16,16\) leaves a size open.*--input x="):
+        onnx_reader.read(saved(folded_small(), tmp_path), {})
+
+
+def test_a_truncated_file_says_so(tmp_path: Path) -> None:
+    path = Path(saved(folded_small(), tmp_path))
+    whole = path.read_bytes()
+    for cut in (0, 1, 7, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(GraphError):
+            onnx_reader.read(str(path), {"": (1, 3, 16, 16)})
+
+
+def test_a_cycle_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])]
+    with pytest.raises(GraphError, match="cycle"):
+        onnx_reader.read(saved(model(nodes, {"x": (3,)}, outputs=("b",)), tmp_path), {})
+
+
+def test_onnx_control_flow_is_refused(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["z"])], "b", [], [helper.make_tensor_value_info("z", 1, [3])]
+    )
+    nodes = [helper.make_node("If", ["c"], ["y"], then_branch=body, else_branch=body, name="choice")]
+    with pytest.raises(GraphError, match="'choice' is control flow"):
+        onnx_reader.read(saved(model(nodes, {"x": (3,), "c": ()}), tmp_path), {})
+
+
+def test_external_data_is_never_opened(tmp_path: Path) -> None:
+    made = folded_small()
+    made.graph.initializer[0].ClearField("float_data")
+    made.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "/dev/zero"), ("length", str(10**12))):
+        entry = made.graph.initializer[0].external_data.add()
+        entry.key, entry.value = key, value
+    network = onnx_reader.read(saved(made, tmp_path), {"": (1, 3, 16, 16)})
+    assert network.unpriced == {}
+
+
+def test_more_nodes_than_any_network_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_reader, "MAX_NODES", 3)
+    with pytest.raises(GraphError, match="has 8 nodes, more than 3"):
+        onnx_reader.read(saved(folded_small(), tmp_path), {"": (1, 3, 16, 16)})
+
+
+def test_an_unknown_or_quantised_operator_is_named_never_free(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Warp", ["a"], ["y"], domain="ours")]
+    network = onnx_reader.read(saved(model(nodes, {"x": (100,)}), tmp_path), {})
+    assert network.unpriced == {"Warp": 1}
+    quantised = [helper.make_node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"])]
+    network = onnx_reader.read(saved(model(quantised, {"x": (100,)}), tmp_path), {})
+    assert network.unpriced == {"DynamicQuantizeLinear": 1}
+    assert "quantised" in network.notes[0]
+
+
+def test_onnx_runtimes_own_graph_shows_what_it_fuses(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    made = folded_small()
+    made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    path = saved(made, tmp_path)
+    plain, found = onnx_reader.read(path, {}), onnx_reader.optimised(path)
+    assert any(node.operator == "FusedConv" for node in found.nodes)
+    assert found.unpriced == {}
+    assert macs(found) == macs(plain)
+
+
+# ── TFLite ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Flat:
+    """A flatbuffer written from the end, enough for a model of one convolution."""
+
+    def __init__(self) -> None:
+        flatbuffers = pytest.importorskip("flatbuffers")
+        self.b = flatbuffers.Builder(1024)
+
+    def table(self, count: int, **slots) -> int:
+        self.b.StartObject(count)
+        for name, value in slots.items():
+            number, kind = int(name[1:]), value[0]
+            getattr(self.b, f"Prepend{kind}Slot")(number, value[1], 0)
+        return self.b.EndObject()
+
+    def vector(self, values, kind: str = "Int32", size: int = 4) -> int:
+        self.b.StartVector(size, len(values), size)
+        for value in reversed(values):
+            getattr(self.b, f"Prepend{kind}")(value)
+        return self.b.EndVector()
+
+
+def convolution(operator: int = 3, fused: int = 1, reads: tuple[int, ...] = (0, 1, 2)) -> bytes:
+    """x (1, 16, 16, 3) by w (8, 3, 3, 3), stride 2, SAME, then a fused relu."""
+    f = Flat()
+    content = f.vector([0] * 64, "Uint8", 1)
+    buffers = [f.table(1), f.table(1, _0=("UOffsetTRelative", content))]
+    tensors = []
+    for name, shape, buffer in (
+        ("x", (1, 16, 16, 3), 0),
+        ("w", (8, 3, 3, 3), 1),
+        ("b", (8,), 1),
+        ("net/conv/y", (1, 8, 8, 8), 0),
+    ):
+        text, dims = f.b.CreateString(name), f.vector(shape)
+        tensors.append(
+            f.table(8, _0=("UOffsetTRelative", dims), _2=("Uint32", buffer), _3=("UOffsetTRelative", text))
+        )
+    options = f.table(
+        6, _1=("Int32", 2), _2=("Int32", 2), _3=("Int8", fused), _4=("Int32", 1), _5=("Int32", 1)
+    )
+    ids, out = f.vector(reads), f.vector([3])
+    op = f.table(
+        5,
+        _1=("UOffsetTRelative", ids),
+        _2=("UOffsetTRelative", out),
+        _3=("Uint8", 1),
+        _4=("UOffsetTRelative", options),
+    )
+    offsets = [f.vector(each, "UOffsetTRelative") for each in (tensors, [op])]
+    ins, outs = f.vector([0]), f.vector([3])
+    graph = f.table(5, _0=("UOffsetTRelative", offsets[0]), _1=("UOffsetTRelative", ins), _2=("UOffsetTRelative", outs),
+                    _3=("UOffsetTRelative", offsets[1]))  # fmt: skip
+    code = f.table(4, _0=("Int8", min(operator, 127)), _3=("Int32", operator))
+    codes, all_graphs, all_buffers = (
+        f.vector(each, "UOffsetTRelative") for each in ([code], [graph], buffers)
+    )
+    root = f.table(
+        5,
+        _0=("Uint32", 3),
+        _1=("UOffsetTRelative", codes),
+        _2=("UOffsetTRelative", all_graphs),
+        _4=("UOffsetTRelative", all_buffers),
+    )
+    f.b.Finish(root, b"TFL3")
+    return bytes(f.b.Output())
+
+
+def test_a_tflite_convolution_is_the_same_kernel_as_torchs(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(convolution())
+    network = tflite.read(str(path), {})
+    conv, relu = network.nodes
+    assert conv.kernel is not None
+    assert relu.kernel is not None
+    module = nn.Conv2d(3, 8, 3, 2, 1)
+    (made,) = torch_export.from_module(module, (torch.zeros(1, 3, 16, 16),)).kernels
+    assert conv.kernel == made
+    assert relu.kernel.family == "relu"
+    assert conv.module == "net.conv"
+
+
+def test_every_torn_tflite_is_a_clear_line(tmp_path: Path) -> None:
+    """Cut anywhere, or with any offset blown up, the file is refused or read, and nothing else happens."""
+    whole = convolution()
+    path = tmp_path / "m.tflite"
+    for cut in range(0, len(whole), 3):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(GraphError):
+            tflite.read(str(path), {})
+    for at in range(0, len(whole) - 4, 2):
+        path.write_bytes(whole[:at] + struct.pack("<I", 0x7FFFFFF0) + whole[at + 4 :])
+        with suppress(GraphError):
+            tflite.read(str(path), {})
+
+
+def test_tflite_control_flow_cycles_and_unknown_operators(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(convolution(operator=119))
+    with pytest.raises(GraphError, match="control flow"):
+        tflite.read(str(path), {})
+    path.write_bytes(convolution(reads=(3, 1, 2)))
+    with pytest.raises(GraphError, match="cycle"):
+        tflite.read(str(path), {})
+    path.write_bytes(convolution(operator=149))
+    assert tflite.read(str(path), {}).unpriced == {"operator 149": 1}
+
+
+# ── all formats ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_of_no_known_format_names_those_there_are(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"\.onnx, \.pt2, \.tflite"):
+        graphs.read(str(tmp_path / "net.weights"))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".tflite"])
+def test_a_file_that_is_not_there_or_is_noise_is_one_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"no{suffix}"
+    with pytest.raises(GraphError):
+        graphs.read(str(path))
+    path.write_bytes(b"\x00\x01noise" * 50)
+    with pytest.raises(GraphError):
+        graphs.read(str(path))
+
+
+def test_a_module_that_is_not_there_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="No module named"):
+        graphs.read("nowhere_at_all:make")
+
+
+def test_a_pt2_whose_graph_is_no_graph(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("m/models/model.json", json.dumps({"graph_module": {"graph": {"nodes": 3}}}))
+    with pytest.raises(GraphError, match=r"not as torch\.export writes it"):
+        graphs.read(str(path))
