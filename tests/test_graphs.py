@@ -19,8 +19,8 @@ from joulemeter.predict import as_run
 
 torch = pytest.importorskip("torch")
 onnx = pytest.importorskip("onnx")
-from onnx import TensorProto, helper
-
+helper = pytest.importorskip("onnx.helper")
+TensorProto = onnx.TensorProto
 nn = torch.nn
 
 

@@ -20,7 +20,7 @@ WORDS = {
     "network",
     "record",
 }
-WORLD = {"sources", "frameworks", "kernels", "graphs", "importers", "conditions", "layers", "aten"}
+WORLD = {"sources", "frameworks", "kernels", "graphs", "importers", "conditions", "layers", "aten", "onnx_operators"}
 SUMS = {
     *(
         "attribution",

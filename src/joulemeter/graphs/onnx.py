@@ -191,8 +191,8 @@ def _inferred(model: Any, name: str, weights: Mapping[str, Shape]) -> dict[str, 
     del model.graph.value_info[:]  # written for the sizes the file was exported with
     for each in model.graph.output:
         each.type.tensor_type.ClearField("shape")
-    known = {each.domain for each in model.opset_import}
-    for domain in sorted({node.domain for node in model.graph.node} - known):
+    imported = {each.domain for each in model.opset_import}
+    for domain in sorted({node.domain for node in model.graph.node} - imported):
         model.opset_import.add(domain=domain, version=1)
     try:
         model = onnx.shape_inference.infer_shapes(_standard(model), data_prop=True)
