@@ -47,7 +47,10 @@ def published_recipe(train: Sequence[Record], test: Sequence[Record]) -> Prices:
         seen = [features.describe(r.kernel, r.work) for r in known]
         columns = features.names(seen, "published")
         target = np.array([record.energy_j for record in known])
-        grown = trees.forest(features.table(seen, columns), target, n_estimators=370, max_depth=30)
+        most = min(6, len(columns)) or None
+        grown = trees.forest(
+            features.table(seen, columns), target, n_estimators=320, max_depth=70, max_features=most
+        )
         asked = [features.describe(test[i].kernel, test[i].work) for i in rows]
         value[rows] = grown.predict(features.table(asked, columns))
     return value, np.full(len(test), np.nan), np.full(len(test), np.nan)
