@@ -41,6 +41,7 @@ def terms(levels: Sequence[MemoryLevel]) -> list[Term]:
         Term("layer of odd width", "layer and batch"),
         Term("residual addition", "addition and batch"),
         Term("shared residual addition", "addition and batch"),
+        Term("rows of data", "byte"),
         Term("arithmetic", "FLOP"),
         Term("activations", "byte"),
         *[Term(level.name, "byte") for level in levels],
@@ -67,11 +68,17 @@ def design(trainings: Sequence[Training], levels: Sequence[MemoryLevel]) -> Floa
             epochs[:, None],
             steps[:, None],
             *[steps[:, None] * columns for columns in per_step],
+            (FLOAT_BYTES * samples * _row_numbers(trainings))[:, None],
             (FLOPS_PER_WEIGHT * samples * layers.total(layers.inputs * layers.outputs))[:, None],
             (FLOAT_BYTES * samples * layers.total(layers.outputs))[:, None],
             steps[:, None] * level_bytes(trainings, levels),
         ]
     )
+
+
+def _row_numbers(trainings: Sequence[Training]) -> Floats:
+    """Numbers that a row hands to the device: inputs and targets."""
+    return np.array([float(each.inputs + each.outputs) for each in trainings])
 
 
 def _odd_outputs(trainings: Sequence[Training]) -> Floats:
