@@ -59,6 +59,8 @@ class ScoreTable:
     """The task of each network; those without one are labelled among themselves."""
     accuracy: dict[str, float] = field(default_factory=dict)
     """The accuracy of each network for which the table gives one, higher being better."""
+    origin: str = "replayed"
+    """How the cells came about, as one says it; a table that someone else wrote is replayed."""
     errors_assumed: bool = False
     """Whether some cell came without an interval, so that one was assumed."""
 

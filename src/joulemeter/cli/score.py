@@ -28,6 +28,17 @@ from joulemeter.errors import UsageError
 @click.option(
     "--cell-error", default="5%", show_default=True, help="Error of cells that come without an interval."
 )
+@click.option("--apps", is_flag=True, help="Measure six applications here first, and score this machine.")
+@click.option(
+    "--limit", default="20s", show_default=True, help="With --apps: the longest for each application."
+)
+@click.option("--ci", default="5%", show_default=True, help="With --apps: stop once known this well.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="With --apps: keep the data set here.")
+@click.option(
+    "--source",
+    metavar="NAME,…",
+    help="With --apps: meters to read. Default: all that answer, else the estimate.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 @click.option("--html", type=click.Path(path_type=Path), help="Also write the leaderboard as one HTML page.")
 def command(
@@ -39,6 +50,11 @@ def command(
     task: tuple[str, ...],
     reference: str | None,
     cell_error: str,
+    apps: bool,
+    limit: str,
+    ci: str,
+    output: Path | None,
+    source: str | None,
     as_json: bool,
     html: Path | None,
 ) -> None:
@@ -48,7 +64,8 @@ def command(
     Examples:
       joulemeter score --table applications.csv --devices devices.csv
       joulemeter score --table applications.csv --devices devices.csv --json
-      joulemeter score phone.parquet laptop.parquet --tdp phone=10 --tdp laptop=45
+      joulemeter score phone/ laptop/ --devices devices.csv
+      joulemeter score --apps --tdp 45 -o this-laptop/
 
     PCS is 100 x the mean over applications of (1 - power / TDP). IECS is inferences per joule against the
     reference device (100), as a geometric mean over applications. docs/scores.md has the reasons.
@@ -57,18 +74,35 @@ def command(
 
     from joulemeter import score_data, score_tables, units
 
-    if (table is None) == (not datasets):
-        raise UsageError("either data sets or --table must be given", "joulemeter score --help")
+    if (table is not None) + bool(datasets) + apps != 1:
+        raise UsageError("one of data sets, --table and --apps must be given", "joulemeter score --help")
     rows = score_tables.read_devices(devices) if devices else []
     error, tdp_w = units.parse_fraction(cell_error), score_tables.parse_tdp(tdp)
     if table is not None:
         cells = score_tables.read_table(table, rows, tdp_w, error, score_tables.parse_tasks(task))
     else:
+        if apps:
+            datasets = (_applications(output, source, units.parse_fraction(ci), units.parse_seconds(limit)),)
         cells = score_tables.from_datasets(datasets, rows, tdp_w, error, score_tables.parse_tasks(task))
     scores = score_data.scored(cells, rows, reference)
     if html is not None:
         _write_page(html, scores.data)
     click.echo(json.dumps(scores.data, indent=1, ensure_ascii=False) if as_json else as_text(scores.data))
+
+
+def _applications(output: Path | None, source: str | None, ci: float, limit_s: float) -> Path:
+    """The data set that the applications' records were appended to."""
+    import tempfile
+
+    from joulemeter import applications, dataset, host, sources
+    from joulemeter.isolate import machine
+
+    folder = output or Path(tempfile.mkdtemp(prefix="joulemeter-apps-")) / "applications"
+    device = host.device("cpu", measure=False).fingerprint
+    with machine(sources.split_specs(source) if source else None) as stage:
+        dataset.append(folder, applications.measured(stage, device, ci=ci, limit_s=limit_s), "applications")
+    click.echo(f"applications measured: {folder}", err=True)
+    return folder
 
 
 def _write_page(place: Path, data: dict[str, Any]) -> None:
