@@ -361,6 +361,7 @@ def test_data_sets_are_scored_like_tables(tmp_path):
     assert scoring.iecs(table, 0)[1].value == pytest.approx(50)
     assert table.energy_error[0, 0] == pytest.approx(0.1)
     assert table.tasks == {"net": "vision"}
+    assert score_data.scored(table).data["origin"] == "measured"
 
 
 def test_repeats_that_scatter_widen_the_cell(tmp_path):

@@ -34,7 +34,6 @@ def scored(
     table: ScoreTable,
     devices: Iterable[DeviceRow] = (),
     reference: str | None = None,
-    origin: str = "replayed",
 ) -> Scores:
     """The scores of a table against ``reference`` (None: the first device that has a value)."""
     rows = {device.name: device for device in devices}
@@ -47,7 +46,7 @@ def scored(
     pcs, iecs = scoring.pcs(table), scoring.iecs(table, at)
     data = {
         "schema": 1,
-        "origin": origin,
+        "origin": table.origin,
         "reference": name,
         "devices": _devices(table, rows, pcs, iecs, at),
         "networks": [_network(each, table) for each in scoring.networks(table)],

@@ -318,7 +318,8 @@ def from_datasets(
         )
     known = {device.name: device for device in devices}
     families = {key[1]: repeats[0].family for key, repeats in grouped.items() if repeats[0].family}
-    return _assembled(cells, known, dict(tdp_w or {}), {**families, **(tasks or {})}, cell_error)
+    made = _assembled(cells, known, dict(tdp_w or {}), {**families, **(tasks or {})}, cell_error)
+    return replace(made, origin=" and ".join(sorted({r.origin for r in usable if r.level == top})))
 
 
 def _cell_of(repeats: list[Record]) -> _Cell:
