@@ -24,6 +24,7 @@ from joulemeter import dataset_import
 from joulemeter.accuracy import Accuracy, measure
 from joulemeter.kernel import Kernel, Work
 from joulemeter.models import features, learning, regression, trees
+from joulemeter.models.plausibility import implausible_power
 from joulemeter.record import Record
 
 Prices = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
@@ -166,6 +167,9 @@ def main() -> None:
     started = time.monotonic()
     deepen = options.data / "deepen2023"
     cpu = dataset_import.load(deepen / "kernels_cpu.csv").records
+    wrong = set(implausible_power(cpu))
+    cpu = tuple(record for i, record in enumerate(cpu) if i not in wrong)
+    print(f"left out for an impossible power: {len(wrong)} row(s)")
     gpu = dataset_import.load(deepen / "conv_gpu.csv").records
     for key, name, records in (("cpu", "Phone CPU", cpu), ("gpu", "Phone GPU", gpu)):
         if options.only in (None, key):

@@ -109,6 +109,16 @@ def test_whole_networks_are_foreseen_from_kernels_and_overhead(tmp_path: Path) -
     assert found["families"]["network"]["mape"] < 0.03
 
 
+def test_kernels_of_impossible_power_are_left_out_of_learning_and_testing_and_named(tmp_path: Path) -> None:
+    """The published concat of 2,141 W costs a thousand times its neighbours: it may neither teach nor judge."""
+    table = write_table(tmp_path / "train.csv", 0)
+    with table.open("a") as file:
+        file.write('JAWP59,relu,7,10,,,,"[[7, 7, 10]]",42.826,0.02,2141300\n')
+    found = json.loads(run("evaluate", "--fit", table, "--test", table, "--json").stdout)
+    assert found["overall"]["n"] == 40
+    assert "relu JAWP59" in " ".join(found["notes"])
+
+
 def test_a_fit_is_stored_with_its_card_and_not_overwritten(tmp_path: Path) -> None:
     table = write_table(tmp_path / "train.csv", 0)
     result = run("fit", table, "-o", tmp_path / "p.joules", "--json")

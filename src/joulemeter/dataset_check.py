@@ -25,8 +25,6 @@ _TIMER_S = 1e-6
 """Times are not known better than this where nothing says so."""
 MAX_W = 20_000.0
 """No single device draws more."""
-_FAR = 20.0
-"""A power this many times the median of its family's neighbours is an outlier."""
 MONOTONE = 0.8
 SCATTER = 0.05
 _NEAR = 0.3
@@ -109,13 +107,10 @@ def power_is_possible(records: Sequence[Record]) -> list[Finding]:
 
 def power_outliers(records: Sequence[Record]) -> list[Finding]:
     """A power far above all others of the device is a wrong time or a wrong unit."""
-    known = np.array([r.power_w for r in records])
-    known = known[np.isfinite(known) & (known > 0)]
-    if len(known) < _FEW:
-        return []
-    median = float(np.median(known))
-    rows = [i for i, r in enumerate(records) if r.power_w > _FAR * median or 0 < r.power_w < median / _FAR]
-    return _found("power", f"power more than {_FAR:g} times from the median of {median:.3g} W", rows, records)
+    from joulemeter.models.plausibility import FAR, implausible_power
+
+    fact = f"power more than {FAR:g} times from the median"
+    return _found("power", fact, implausible_power(records), records)
 
 
 def monotone(records: Sequence[Record]) -> list[Finding]:

@@ -76,10 +76,17 @@ def assess(predictor: Predictor, test: Dataset) -> Evaluation:
 
 
 def _kernels(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[str]) -> None:
+    from joulemeter.models.plausibility import implausible_power
+
     kernels = [record for record in test.records if record.level == "kernel" and record.energy_j > 0]
     left = sum(record.level == "kernel" for record in test.records) - len(kernels)
     if left:
         notes.append(f"{left} kernel(s) without an energy above zero left out")
+    wrong = implausible_power(kernels)
+    if wrong:
+        said = ", ".join(f"{_name(kernels[i])} {kernels[i].facts.get('id', '')}".strip() for i in wrong[:5])
+        notes.append(f"{len(wrong)} kernel(s) of impossible power left out: {said}")
+    kernels = [record for i, record in enumerate(kernels) if i not in set(wrong)]
     if not kernels:
         return
     made = predictor.predict([r.kernel for r in kernels], [r.work for r in kernels])

@@ -14,6 +14,7 @@ from joulemeter.accuracy import Accuracy, measure
 from joulemeter.errors import DatasetError
 from joulemeter.models import conformal, features, overhead, regression
 from joulemeter.models.overhead import NONE, Overhead
+from joulemeter.models.plausibility import implausible_power
 from joulemeter.models.predictor import POOLED, Family, Predictor, Quantity, rounding
 from joulemeter.record import Record
 
@@ -46,10 +47,13 @@ class _Rows:
 def fit(records: Sequence[Record], progress: Progress | None = None, seed: int = 0) -> Predictor:
     """The predictor of what ``records`` (one device, one or more backends) show.
 
-    Raises DatasetError where there is no kernel with an energy, or where there are two devices.
+    Kernels whose power is impossible are left out and counted in ``facts``. Raises DatasetError where there
+    is no kernel with an energy, or where there are two devices.
     """
     kernels = [record for record in records if record.level == "kernel" and record.energy_j > 0]
     _check(records, kernels)
+    wrong = set(implausible_power(kernels))
+    kernels = [record for i, record in enumerate(kernels) if i not in wrong]
     families: dict[Quantity, dict[str, Family]] = {}
     least: dict[Quantity, NDArray[np.float64]] = {}
     card: dict[str, Accuracy] = {}
@@ -71,7 +75,11 @@ def fit(records: Sequence[Record], progress: Progress | None = None, seed: int =
         least=least,
         resolution={quantity: _resolution(kernels, quantity) for quantity in quantities},
         card=card,
-        facts={"kernels": len(kernels), "networks": len({r.network for r in records if r.level == "model"})},
+        facts={
+            "kernels": len(kernels),
+            "left out": len(wrong),
+            "networks": len({r.network for r in records if r.level == "model"}),
+        },
     )
     return with_overhead(predictor, records)
 
