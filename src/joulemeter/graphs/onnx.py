@@ -25,6 +25,9 @@ _MAX_BYTES = 1 << 31
 """Protocol buffers end here; larger networks keep their weights outside."""
 _SMALL = 4096
 """Constants of up to so many numbers are kept: shapes and axes are among them; weights are not needed."""
+_FEW = 16
+"""Constants of up to so many numbers may be axes, sizes or bounds."""
+_TEXT = 8
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 _QUANTISED = (
     "QLinearConv",
@@ -255,23 +258,18 @@ def _replace(node: Any) -> None:
 
 
 def _small_values(model: Any) -> dict[str, list[float]]:
-    """The numbers of small constants, wherever they stand."""
+    """The numbers of constants that say an axis, a size or a bound, wherever they stand."""
     from onnx import numpy_helper
 
-    found = {}
-    for each in model.graph.initializer:
-        found[each.name] = (
-            [float(n) for n in numpy_helper.to_array(each).reshape(-1)] if each.data_type != 8 else []
-        )
+    constants = {each.name: each for each in model.graph.initializer}
     for node in model.graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            if (
-                attribute.name == "value"
-                and math.prod(attribute.t.dims) <= _SMALL
-                and attribute.t.data_type != 8
-            ):
-                found[node.output[0]] = [float(n) for n in numpy_helper.to_array(attribute.t).reshape(-1)]
-    return found
+        if node.op_type == "Constant":
+            constants.update({node.output[0]: each.t for each in node.attribute if each.name == "value"})
+    return {
+        name: [float(n) for n in numpy_helper.to_array(each).reshape(-1)]
+        for name, each in constants.items()
+        if math.prod(each.dims) <= _FEW and each.data_type != _TEXT and not each.external_data
+    }
 
 
 def _notes(model: Any) -> list[str]:
