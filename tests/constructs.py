@@ -257,6 +257,8 @@ CASES: list[tuple[str, str, str]] = [
     ("match class pattern", "match Base(3):\n    case Base(value=3): print('three')", "Base"),
     ("match body", "match [1, {'k': 2}]:\n    case [a, {'k': b, **rest}]: print(f(a), f(b), rest)", "f f"),
     ("match or and as", "match 3:\n    case (1 | 3) as x: print(f(x))", "f"),
+    ("match singletons", "for v in (True, None, 1):\n    match v:\n        case True | None: print(f(v))\n        case _: print('other')", "f f"),
+    ("match sequences and values", "import math\nmatch (3.5, 'a'):\n    case [math.pi, _]: pass\n    case [-3.5 | 3.5, str() as s, *_] if f(s): print(s)", "f"),
     ("global", "def g():\n    global x\n    x = f(1)\ng(); print(x)", "f"),
     ("nonlocal", "def g():\n    x = 0\n    def h():\n        nonlocal x\n        x = f(1)\n    h(); return x\nprint(g())", "f"),
     ("closure", "def g(n):\n    return lambda: f(n)\nprint(g(2)())", "f"),

@@ -109,7 +109,8 @@ def children(kind: type[ast.AST]) -> tuple[str, ...]:
     """The fields of a node of that kind that are walked."""
     known = CHILDREN.get(kind)
     if known is None:
-        known = () if kind in LEAVES else tuple(name for name in kind._fields if name not in NO_CHILD)
+        fields = () if kind in LEAVES or not issubclass(kind, ast.AST) else kind._fields
+        known = tuple(name for name in fields if name not in NO_CHILD)
         if kind in (ast.MatchAs, ast.MatchMapping):
             known = tuple(name for name in kind._fields if name not in {"name", "rest"})
         CHILDREN[kind] = known
