@@ -17,7 +17,7 @@ from joulemeter.record import Record
 from joulemeter.units import joules, seconds
 
 MOST_POINTS = 400
-"""Points of a data set's plot; beyond, every so manieth record stands for its neighbours."""
+"""Points of a data set's plot; of more records, evenly spaced ones are drawn."""
 
 
 @dataclass(frozen=True, slots=True)

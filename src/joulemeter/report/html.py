@@ -32,6 +32,9 @@ MOST_NODES = 4000
 MOST_LANES = 16
 """Lanes drawn, the busiest; the others are counted."""
 
+MOST_BUBBLES = 25
+"""Sites in the plot of argument sizes, the dearest per call: more names would hide each other."""
+
 _HERE = Path(__file__).parent
 
 
@@ -284,9 +287,10 @@ def _arguments(ledger: Ledger) -> tuple[str, str]:
 
 
 def _size_plot(ledger: Ledger) -> str:
-    """Bytes of a call's arguments against its own joules on the first rail that has both for two sites."""
+    """Bytes of a call's arguments against its own joules, on the first rail that has both for two sites."""
     for rail in ledger.rails:
         bubbles = [bubble for site in ledger.sites if (bubble := _sized(site, rail.rail.id))]
+        bubbles = sorted(bubbles, key=lambda each: -each.y)[:MOST_BUBBLES]
         if len(bubbles) > 1:
             label = f"Bytes of arguments per call against own joules per call on {rail.rail.name}"
             drawn = svg_plot.svg(
