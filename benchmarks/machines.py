@@ -17,9 +17,6 @@ from joulemeter.reading import Rail
 from joulemeter.span import Site, Spans
 from joulemeter.timeline import Timeline
 
-import os
-
-TRACE = bool(os.environ.get("TR"))
 MS = 1_000_000
 S = 1_000_000_000
 
@@ -258,8 +255,6 @@ def counter(
     if range_j is not None:
         value = (value + range_j * rng.random()) % range_j
     stamp = read + rng.integers(1_000, 8_000, len(read))
-    if TRACE:
-        print("true lag", lag_ns / 1e6, "tick", tick_ns / 1e6, "told", told)
     rail = Rail(
         id=0,
         name="rail",
@@ -288,8 +283,6 @@ def gauge(
     upto = read - lag_ns
     watts = (made.energy(upto) - made.energy(upto - window_ns)) / (window_ns / S)
     watts = np.round(watts * (1 + noise * rng.standard_normal(len(read))) / quantum_w) * quantum_w
-    if TRACE:
-        print("true lag", lag_ns / 1e6, "window", window_ns / 1e6, "told", told)
     rail = Rail(
         id=0,
         name="rail",
@@ -318,8 +311,6 @@ def _rapl(period_ms: float) -> Callable[[np.random.Generator, Machine], Timeline
 
 
 GPU_TICKS = (0.5, 0.25, 0.25)
-if os.environ.get("GT"):
-    GPU_TICKS = eval(os.environ["GT"])
 
 
 def _gpu_counter(rng: np.random.Generator, made: Machine) -> Timeline:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from simulated_machine import MS, S, counter, gauge, program
 
 from joulemeter import timeline
 from joulemeter.attribution import attribute, share_by_time
 from joulemeter.ledger import Ledger
 from joulemeter.reading import Rail
 from joulemeter.span import Site, Spans
+from simulated_machine import MS, S, counter, gauge, program
 
 WATTS = [15.0, 120.0, 45.0, 80.0, 30.0]
 LENGTHS = [3.0, 5.0, 1.0, 2.0, 8.0]
@@ -63,7 +63,7 @@ def test_two_threads_that_rest_now_and_then_share_by_their_powers() -> None:
 
 def test_two_threads_that_never_rest_cannot_be_told_apart_and_say_so() -> None:
     """More for every call of one thread and less for every call of the other reads the same."""
-    made = program(3, WATTS[:4], LENGTHS[:4], lanes=2)
+    made = program(3, [90.0, 45.0, 30.0, 80.0], LENGTHS[:4], lanes=2)
     ledger = attribute([counter(made, 4)], made.sites, made.spans)
     ledger.check()
     assert _covered(ledger, made.true_j) >= 3

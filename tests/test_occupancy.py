@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -109,8 +111,7 @@ def test_each_nanosecond_in_which_a_lane_is_busy_belongs_to_one_site(
     rng.shuffle(rows)
     edges = np.unique(np.concatenate([[0, 400], rng.integers(1, 400, 7)]))
     expected = [
-        [int((owner[:, low:high] == site).sum()) for site in range(3)] + [0]
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        [int((owner[:, low:high] == site).sum()) for site in range(3)] + [0] for low, high in pairwise(edges)
     ]
     assert _seconds(_spans(*rows), *edges.tolist()) == expected
     busy = occupancy.busy_stretches(occupancy.occupy(SITES, _spans(*rows)))

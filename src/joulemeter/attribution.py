@@ -1,7 +1,7 @@
 """Timelines and spans into a ledger: what each site drew is estimated, and what cannot be known is said.
 
-``attribute`` estimates each site's power from all the intervals it took part in; ``share_by_time`` is the usual
-rule, kept as the baseline that it is compared with.
+``attribute`` estimates each site's power from all the intervals it took part in; ``share_by_time`` is the
+usual rule, kept as the baseline that it is compared with.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def attribute(
 ) -> Ledger:
     """Where the joules of ``timelines`` went among ``sites``, with 95 % intervals; it conserves.
 
-    A rail with fewer than two readings is not known: NaN. A site that ran only while a rail saw nothing is not known on
-    that rail. Spans of sites that ``sites`` lacks get a site named after their number.
+    A rail with fewer than two readings is not known: NaN. A site that ran only while a rail saw nothing is
+    not known on that rail. Spans of sites that ``sites`` lacks get a site named after their number.
     """
     return _ledger(timelines, sites, spans, progress, _estimated)
 
@@ -162,7 +162,8 @@ def _within(some: Stretches, seen: Stretches) -> Stretches:
 
 
 def _balanced(timeline: Timeline, response: Response, found: Estimate, seen: Stretches) -> _Whole:
-    """Parts that add up to the rail: what the model leaves over is unattributed, what it overshoots is taken from all."""
+    """Parts that add up to the rail: what the model leaves over is unattributed, what it overshoots is
+    taken from all."""
     total = timeline.total_j
     idle_j = max(found.idle.energy(seen)[0], 0.0)
     exclusive = np.where(found.seconds[:-1] > 0, np.maximum(found.energies.mean[:-1], 0.0), 0.0)
@@ -258,7 +259,8 @@ def _ran(occupancy: Occupancy, at: int) -> bool:
 
 
 def _doubtful(exclusive: list[Energy], found: Energies) -> NDArray[np.bool_]:
-    """Columns (c,) that are not resolved and hold some energy, and those whose errors all but mirror such a one's.
+    """Columns (c,) that are not resolved and hold some energy, and those whose errors all but mirror such a
+    one's.
 
     Two sites whose errors mirror each other are one to the meter, even where both figures are fair.
     """
@@ -289,7 +291,7 @@ def _inclusive(
     """Each site's energy with all that it called: exclusive energies spread over paths by the time seen."""
     path_s = occupied.path_seconds(occupancy, (seen.start_ns, seen.end_ns))
     under = occupied.callers_matrix(occupancy, path_s)
-    seconds = np.bincount(occupancy.path_column, weights=path_s, minlength=len(mean))
+    seconds: Floats = np.bincount(occupancy.path_column, weights=path_s, minlength=len(mean)).astype(float)
     share = _shares(under, seconds)
     total = np.asarray(share @ mean).ravel()
     variance = (
@@ -341,7 +343,9 @@ def _shared(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[
     idle_j = min(power * float(dt_s[~timeline.unknown].sum()), total)
     exclusive *= min(1.0, (total - idle_j) / max(float(exclusive.sum()), 1e-300))
     path_s = occupied.path_seconds(occupancy, (seen.start_ns, seen.end_ns))
-    inside = np.bincount(occupancy.path_column, weights=path_s, minlength=len(exclusive))
+    inside: Floats = np.bincount(occupancy.path_column, weights=path_s, minlength=len(exclusive)).astype(
+        float
+    )
     inclusive = np.asarray(_shares(occupied.callers_matrix(occupancy, path_s), inside) @ exclusive).ravel()
     made = [
         SiteRail(timeline.rail.id, False, (), Energy(own, 0.0, total), Energy(max(own, all_), 0.0, total))

@@ -112,7 +112,8 @@ def _differences(timeline: Timeline, response: Response) -> Windows:
 
 
 def _stale_share(step: Floats, stale: Flags) -> float:
-    """The fraction of readings that repeat the one before, in stretches of fifty where energy is being spent."""
+    """The fraction of readings that repeat the one before, in stretches of fifty where energy is being
+    spent."""
     if not stale.any():
         return 0.0
     spent = np.add.reduceat(step, np.arange(0, len(step), 50))
@@ -164,9 +165,10 @@ class Design:
 
     ``seconds`` csr (m, c): innermost-running seconds by column; ``spread`` csr (m, c): seconds², the sum over
     the calls in a row of their time in it, squared: what one call's own deviation in power adds to the
-    variance. ``idle`` (m, k): seconds by idle knot; ``resting_w`` idle's usual power. ``cells`` csr (m, f) and ``cell_spread`` csr (f, c) are set
-    where windows overlap, with ``cell_seconds`` csr (f, c): which stretches each window holds, and what is in each. ``rate_start``, ``rate_end`` csr (m, c): which part of the time
-    around a window's edge each column ran, from which follows what a wrong lag or window would do.
+    variance. ``idle`` (m, k): seconds by idle knot; ``resting_w`` idle's usual power. ``cells`` csr (m, f)
+    and ``cell_spread`` csr (f, c) are set where windows overlap, with ``cell_seconds`` csr (f, c): which
+    stretches each window holds, and what is in each. ``rate_start``, ``rate_end`` csr (m, c): which part of
+    the time around a window's edge each column ran, from which follows what a wrong lag or window would do.
     """
 
     windows: Windows
@@ -195,41 +197,48 @@ def design(
 ) -> Design:
     """The design of ``rows``: a column a site, then one for the time in ``gap`` that no span explains.
 
-    ``call_s`` (c,) is how long a call of each column usually runs without a break. ``around_ns`` is how far to
-    either side of an edge its rates look; 0: no rates.
+    ``call_s`` (c,) is how long a call of each column usually runs without a break. ``around_ns`` is how far
+    to either side of an edge its rates look; 0: no rates.
     """
-    made = _design(rows, occupancy, gap, call_s, knots_ns, resting_w)
-    if around_ns <= 0 or not len(rows):
-        return made
-    rates = [_rates(occupancy, gap, each, around_ns) for each in (rows.start_ns, rows.end_ns)]
-    return replace(made, rate_start=rates[0], rate_end=rates[1])
-
-
-def _rates(occupancy: Occupancy, gap: Stretches, at_ns: Ints, around_ns: int) -> sparse.csr_matrix:
-    edges = np.unique(np.concatenate([at_ns - around_ns, at_ns + around_ns]))
-    fine = seconds_between(occupancy, edges)
-    fine = sparse.hstack([fine, sparse.csr_matrix(gap.seconds_between(edges)[:, None])], format="csr")
-    low, high = np.searchsorted(edges, at_ns - around_ns), np.searchsorted(edges, at_ns + around_ns)
-    return (_ranges(low, high, len(edges) - 1) @ fine / (2e-9 * around_ns)).tocsr()
-
-
-def _design(
-    rows: Windows, occupancy: Occupancy, gap: Stretches, call_s: Floats, knots_ns: Ints, resting_w: float
-) -> Design:
-    edges = np.unique(np.concatenate([rows.start_ns, rows.end_ns]))
+    marks = [rows.start_ns, rows.end_ns]
+    if around_ns > 0:
+        marks += [each + side for each in marks for side in (-around_ns, around_ns)]
+    edges = np.unique(np.concatenate(marks))
     fine = seconds_between(occupancy, edges)
     loose = gap.seconds_between(edges)
     fine = sparse.hstack([fine, sparse.csr_matrix(loose[:, None])], format="csr")
-    low, high = np.searchsorted(edges, rows.start_ns), np.searchsorted(edges, rows.end_ns)
     idle = hats(knots_ns, (rows.start_ns + rows.end_ns) / 2) * rows.length_s[:, None]
-    if rows.overlapping:
-        cells = _ranges(low, high, len(edges) - 1)
-        spread = _squared(fine, call_s)
-        return Design(
-            rows, (cells @ fine).tocsr(), (cells @ spread).tocsr(), idle, resting_w, cells, spread, fine
-        )
-    seconds = fine[low] if (high - low == 1).all() else (_ranges(low, high, len(edges) - 1) @ fine).tocsr()
-    return Design(rows, seconds, _squared(seconds, call_s), idle, resting_w)
+    made = _laid_out(rows, edges, fine, call_s, idle, resting_w)
+    if around_ns <= 0 or not len(rows):
+        return made
+    rates = [
+        _between(edges, fine, each - around_ns, each + around_ns) / (2e-9 * around_ns)
+        for each in (rows.start_ns, rows.end_ns)
+    ]
+    return replace(made, rate_start=rates[0].tocsr(), rate_end=rates[1].tocsr())
+
+
+def _laid_out(
+    rows: Windows, edges: Ints, fine: sparse.csr_matrix, call_s: Floats, idle: Floats, resting_w: float
+) -> Design:
+    if not rows.overlapping:
+        seconds = _between(edges, fine, rows.start_ns, rows.end_ns)
+        return Design(rows, seconds, _squared(seconds, call_s), idle, resting_w)
+    marks = np.unique(np.concatenate([rows.start_ns, rows.end_ns]))
+    fine = _between(edges, fine, marks[:-1], marks[1:])
+    cells = _ranges(
+        np.searchsorted(marks, rows.start_ns), np.searchsorted(marks, rows.end_ns), len(marks) - 1
+    )
+    spread = _squared(fine, call_s)
+    return Design(
+        rows, (cells @ fine).tocsr(), (cells @ spread).tocsr(), idle, resting_w, cells, spread, fine
+    )
+
+
+def _between(edges: Ints, fine: sparse.csr_matrix, start_ns: Ints, end_ns: Ints) -> sparse.csr_matrix:
+    """Seconds by column from each start to each end, both of them edges."""
+    low, high = np.searchsorted(edges, start_ns), np.searchsorted(edges, end_ns)
+    return (_ranges(low, high, max(len(edges) - 1, 0)) @ fine).tocsr()
 
 
 def _ranges(low: Ints, high: Ints, width: int) -> sparse.csr_matrix:

@@ -12,8 +12,8 @@ from joulemeter.design import Design, Response, Stretches, Windows, design, wind
 from joulemeter.idle import Idle
 from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised, weighed_errors
 from joulemeter.occupancy import Occupancy
-from joulemeter.response import Found
 from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
+from joulemeter.response import Found
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -27,6 +27,12 @@ MOST_COLUMNS = 400
 
 WORK = 2.0e10
 """Multiplications spent on normal equations: beyond it neighbouring readings are added up first."""
+
+MANY = 2_000_000
+"""Spans from which on rows are laid out again once at most: by then a lag is known well from the first."""
+
+ROUGH = 20_000
+"""Rows from which noise, outliers and powers are found in turns; the last turn takes all."""
 
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
@@ -53,14 +59,17 @@ USUAL_VARIATION = 0.05**2
 """Calls of one site scatter by about 5 % in power, where the rows do not say otherwise."""
 
 SHAPE = 4.0
-"""Powers of sites lie within about a factor of two of each other (a gamma shape), until the rows say otherwise."""
+"""Powers of sites lie within about a factor of two of each other (a gamma shape), until the rows say
+otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What was found on one rail. Columns are sites in the order of the occupancy, then time that no span explains.
+    """What was found on one rail. Columns are sites in the order of the occupancy, then time that no span
+    explains.
 
-    ``seconds`` (c,) is how long each column was seen; ``power_w`` (c,), ``energies`` and ``idle`` are posteriors;
+    ``seconds`` (c,) is how long each column was seen; ``power_w`` (c,), ``energies`` and ``idle`` are
+    posteriors;
     ``variation`` is κ of ``noise``; ``call_s`` (c,) the usual length of a call.
     """
 
@@ -76,7 +85,8 @@ class Estimate:
 def estimate(
     timeline: Timeline, occupancy: Occupancy, guess: Found, idle: Idle, seen: Stretches, gap: Stretches
 ) -> Estimate:
-    """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span explains of it."""
+    """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span
+    explains of it."""
     response = guess.response
     kept = _columns(occupancy, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
     call_s = np.append(_call_seconds(kept.occupancy), 1e-3)
@@ -87,7 +97,7 @@ def estimate(
     if len(made) == 0:
         return _nothing(occupancy, idle, response)
     run = _fitted(made, guess, idle, seconds, call_s, kept)
-    for _ in range(SHIFTS):
+    for _ in range(SHIFTS if len(occupancy) < MANY else 1):
         moved = _moved(timeline, response, run)
         if moved == response:
             break
@@ -98,7 +108,8 @@ def estimate(
 
 
 def _moved(timeline: Timeline, response: Response, run: _Fit) -> Response:
-    """The response with what the fit says of its lag and window, where that is more than their edges can blur."""
+    """The response with what the fit says of its lag and window, where that is more than their edges can
+    blur."""
     shift = run.shift_s * 1e9
     lag, span = response.lag_ns, response.window_ns
     if abs(shift[0]) > 0.5 * run.around_ns:
@@ -110,9 +121,10 @@ def _moved(timeline: Timeline, response: Response, run: _Fit) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Which powers are sought. ``occupancy`` is in those columns; ``site`` (c,) is the site that each belongs to, −1
-    for the one that the rarest sites share; ``single`` bool (c,) marks columns that are one long call; ``rare`` are the
-    sites (s,) that share a column.
+    """Which powers are sought. ``occupancy`` is in those columns; ``site`` (c,) is the site that each
+    belongs to, −1
+    for the one that the rarest sites share; ``single`` bool (c,) marks columns that are one long call;
+    ``rare`` are the sites (s,) that share a column.
     """
 
     occupancy: Occupancy
@@ -122,7 +134,8 @@ class _Columns:
 
 
 def _columns(occupancy: Occupancy, seen: Stretches, step_s: float) -> _Columns:
-    """A column a site; the rarest share one; long calls, whose own deviation many readings see, get one each."""
+    """A column a site; the rarest share one; long calls, whose own deviation many readings see, get one
+    each."""
     count = len(occupancy.sites)
     rare = np.zeros(count, bool)
     column, sites, site = occupancy.column, list(occupancy.sites), np.arange(count)
@@ -182,7 +195,7 @@ def _call_seconds(occupancy: Occupancy) -> Floats:
     count = len(occupancy.sites)
     own = _own_seconds(occupancy)
     once, twice = (np.bincount(occupancy.column, weights=own**power, minlength=count) for power in (1, 2))
-    return np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0)
+    return np.asarray(np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0))
 
 
 def _own_seconds(occupancy: Occupancy) -> Floats:
@@ -211,8 +224,9 @@ def _around(rows: Windows) -> int:
 def _ticks_apart(rows: Windows) -> int:
     """How many rows of a counter to add up so that its ticks are a small part of one.
 
-    A counter that ticks about as often as it is read shows energy of an age that drifts and jumps: over one row those
-    errors are neither small nor independent. It gives itself away by readings that show nothing new.
+    A counter that ticks about as often as it is read shows energy of an age that drifts and jumps: over one
+    row those errors are neither small nor independent. It gives itself away by readings that show nothing
+    new.
     """
     if not rows.linked.any():
         return 1
@@ -259,6 +273,8 @@ def _fitted(
     noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
     usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
     believed, alike = _believed(idle, guess, counter), _alike(kept)
+    whole, (plain, _) = plain, _sample(plain, ROUGH)
+    extra = no_extra(len(plain))
     made = _with_response(plain, at, counter)
     if before is not None:
         noise, at = before.noise, np.maximum(before.powers.site, 0.05 * usual_w)
@@ -274,6 +290,10 @@ def _fitted(
         if turn < 3 or before is not None:
             extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
         prior = _power_prior(usual_w, _shape(found, usual_w, seconds), kept)
+    if len(whole) > len(plain):
+        plain = whole
+        made = _with_response(plain, found.site, counter)
+        extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
     sums = gram(made, at, noise, extra)
     found = powers(sums, prior, believed, alike / usual_w**2)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
@@ -293,8 +313,8 @@ def _fitted(
 def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
     """By what factor errors exceed what V says of them, seen over stretches of many rows; at least 1.
 
-    If V were right, the pull of a stretch's errors on a power would have the variance that the stretch adds to the normal
-    equations (the sandwich of White 1982, Econometrica 50, 1, here as one factor for all).
+    If V were right, the pull of a stretch's errors on a power would have the variance that the stretch adds
+    to the normal equations (the sandwich of White 1982, Econometrica 50, 1, here as one factor for all).
     """
     pull = weighed_errors(made, at, _expected(made, found), noise, extra)
     starts = np.arange(0, len(made), max(len(made) // STRETCHES, 10))
@@ -313,7 +333,8 @@ def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, e
 
 
 def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
-    """What is known of the idle knots, and of how far the lag and (of a gauge) the window are off, in seconds."""
+    """What is known of the idle knots, and of how far the lag and (of a gauge) the window are off, in
+    seconds."""
     sigma = np.array([guess.lag_sigma_ns, guess.window_sigma_ns][: 1 if counter else 2]) / 1e9
     count = len(idle.mean_w)
     precision = np.zeros((count + len(sigma),) * 2)
@@ -323,10 +344,11 @@ def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
 
 
 def _with_response(plain: Design, site_w: Floats, counter: bool) -> Design:
-    """The design with columns for what a second's error of the lag, and of a gauge's window, would do to each row.
+    """The design with columns for what a second's error of the lag, and of a gauge's window, would do to
+    each row.
 
-    A later lag moves both edges back: it adds the power at the start and takes away that at the end. A longer window adds
-    the power at its start, but a gauge's sample stands for the mean over the whole.
+    A later lag moves both edges back: it adds the power at the start and takes away that at the end. A
+    longer window adds the power at its start, but a gauge's sample stands for the mean over the whole.
     """
     assert plain.rate_start is not None
     assert plain.rate_end is not None
@@ -346,7 +368,8 @@ def _expected(made: Design, found: Powers) -> Floats:
 
 
 def _alike(kept: _Columns) -> Floats:
-    """What pulls the long calls of one site towards each other: a precision (c, c) in units of the usual power."""
+    """What pulls the long calls of one site towards each other: a precision (c, c) in units of the usual
+    power."""
     count = len(kept.site) + 1
     pull = np.zeros((count, count))
     for site in np.unique(kept.site[kept.single]):
@@ -370,7 +393,8 @@ def _power_prior(usual_w: float, shape: float, kept: _Columns) -> PowerPrior:
 
 
 def _shape(found: Powers, usual_w: float, seconds: Floats) -> float:
-    """The scatter of the sites' powers as a gamma shape: theirs, and four more sites' of the usual scatter."""
+    """The scatter of the sites' powers as a gamma shape: theirs, and four more sites' of the usual
+    scatter."""
     some = seconds[:-1] > 0
     apart = (found.site[:-1][some] / usual_w - 1) ** 2 + np.diag(found.covariance)[: found.columns - 1][
         some
@@ -387,9 +411,9 @@ def _joint(prior: PowerPrior, idle: Prior) -> Prior:
     return Prior(np.append(mean, idle.mean), precision)
 
 
-def _sample(made: Design) -> tuple[Design, NDArray[np.bool_]]:
-    """Enough rows to know the noise by: a few runs of neighbours, spread over the whole."""
-    most = int(np.clip(1.5e8 / made.seconds.shape[1] ** 2, 500, 3000))
+def _sample(made: Design, most: int = 0) -> tuple[Design, NDArray[np.bool_]]:
+    """At most so many rows (0: enough to know the noise by): a few runs of neighbours, spread over the whole."""
+    most = most or int(np.clip(1.5e8 / made.seconds.shape[1] ** 2, 500, 3000))
     chosen = np.ones(len(made), bool)
     if len(made) > most:
         run = most // 5
@@ -406,6 +430,8 @@ def _sample(made: Design) -> tuple[Design, NDArray[np.bool_]]:
         cells,
         made.cell_spread,
         made.cell_seconds,
+        None if made.rate_start is None else made.rate_start[chosen],
+        None if made.rate_end is None else made.rate_end[chosen],
     )
     return part, chosen
 
@@ -413,7 +439,8 @@ def _sample(made: Design) -> tuple[Design, NDArray[np.bool_]]:
 def _work_variance(
     made: Design, sums: Gram, seconds: Floats, call_s: Floats, at: Floats, noise: Noise
 ) -> Floats:
-    """Variance of each column's deviations: those in rows, and of time that lies in none, that of its calls."""
+    """Variance of each column's deviations: those in rows, and of time that lies in none, that of its
+    calls."""
     spread = made.spread if made.cell_spread is None else made.cell_spread
     in_rows = np.asarray(spread.sum(axis=0)).ravel()
     seconds_in = made.seconds if made.cell_seconds is None else made.cell_seconds
@@ -438,7 +465,8 @@ def _nothing(occupancy: Occupancy, idle: Idle, response: Response) -> Estimate:
 def _spread_out(
     run: _Fit, kept: _Columns, occupancy: Occupancy, seen: Stretches, idle: Idle, response: Response
 ) -> Estimate:
-    """From columns back to sites: long calls add up to their site; sites that share a column share it by time."""
+    """From columns back to sites: long calls add up to their site; sites that share a column share it by
+    time."""
     count, columns = len(kept.rare), len(run.seconds)
     knots = slice(columns, columns + len(idle.mean_w))
     posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.powers.covariance[knots, knots])

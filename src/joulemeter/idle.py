@@ -8,6 +8,7 @@ what the meter saw in the stretches long enough for it. A device that stays up a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,8 @@ TREND = 0.1
 """How far idle may drift in a straight line over a run, as a fraction of itself: one standard deviation."""
 
 WANDER = (2e-3, 5e-3, 1e-2, 2e-2)
-"""How far idle may wander besides, as a fraction of itself per square root of a second: the likeliest is taken."""
+"""How far idle may wander besides, as a fraction of itself per square root of a second: the likeliest is
+taken."""
 
 KNOTS = 12
 """The most straight pieces that idle is made of."""
@@ -36,7 +38,8 @@ KNOTS = 12
 class Idle:
     """Idle power in watts at ``knots_ns`` (k,): ``mean_w`` (k,) and ``covariance`` (k, k).
 
-    ``quiet`` are the stretches it was seen in, ``tails`` those in which a device stayed up after its last span.
+    ``quiet`` are the stretches it was seen in, ``tails`` those in which a device stayed up after its last
+    span.
     """
 
     knots_ns: Ints
@@ -125,7 +128,7 @@ def _steady(
     count = int(np.clip(steady.length_s.sum() / 1.0, 1, 30))
     count = max(1, min(count, len(steady) // 4))
     cuts = np.linspace(0, len(steady), count + 1).astype(int)
-    return steady_from, [_piece(steady.take(slice(a, b))) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return steady_from, [_piece(steady.take(slice(a, b))) for a, b in pairwise(cuts.tolist())]
 
 
 def _tail_rows(rows: Windows) -> int:
@@ -158,7 +161,8 @@ def _piece(rows: Windows) -> tuple[float, float, float]:
     slope = float(x @ energy / (x @ x))
     left = energy - energy.mean() - slope * x
     scatter = float(left @ left) / max(len(t) - 2, 1) + rows.quantum_j**2 / 12
-    # Ticks that drift against the reads make stamps err alike for a while: a twentieth of a step is kept for that.
+    # Ticks that drift against the reads make stamps err alike for a while: a twentieth of a step is kept
+    # for that.
     alike = (0.05 * slope * float(length.mean()) / max(float(t[-1]), 1e-9)) ** 2
     return middle, slope, scatter / float(x @ x) + alike
 
@@ -166,11 +170,12 @@ def _piece(rows: Windows) -> tuple[float, float, float]:
 def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     """Idle at the knots given levels seen: a line plus a random walk, whose pace is the likeliest of WANDER.
 
-    A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far below is not.
+    A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far
+    below is not.
     """
     kept = np.ones(len(level), bool)
     for _ in range(4):
-        mean, covariance, rate = _likeliest(knots, at[kept], level[kept], variance[kept])
+        mean, covariance = _likeliest(knots, at[kept], level[kept], variance[kept])
         expected = hats(knots, at) @ mean
         sigma = np.sqrt(variance + np.einsum("ij,jk,ik->i", hats(knots, at), covariance, hats(knots, at)))
         plateau = level - expected > np.maximum(4 * sigma, 0.04 * np.abs(expected))
@@ -182,15 +187,15 @@ def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Flo
     return mean, covariance
 
 
-def _likeliest(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats, float]:
+def _likeliest(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats]:
     usual = max(float(np.average(level, weights=1 / np.maximum(variance, 1e-12))), 1e-6)
-    best: tuple[float, Floats, Floats, float] | None = None
+    best: tuple[float, Floats, Floats] | None = None
     for rate in WANDER:
         mean, covariance, score = _posterior(knots, at, level, variance, usual, rate)
         if best is None or score > best[0]:
-            best = (score, mean, covariance, rate)
+            best = (score, mean, covariance)
     assert best is not None
-    return best[1], best[2], best[3]
+    return best[1], best[2]
 
 
 def _posterior(
@@ -207,7 +212,8 @@ def _posterior(
 
 
 def prior_covariance(knots: Ints, usual: float, rate: float) -> Floats:
-    """Covariance (k, k) of a level anywhere near ``usual``, a trend of TREND over the run, and a random walk."""
+    """Covariance (k, k) of a level anywhere near ``usual``, a trend of TREND over the run, and a random
+    walk."""
     seconds = (knots - knots[0]) / 1e9
     x = seconds / max(float(seconds[-1]), 1e-9) - 0.5
     walk = np.minimum(seconds[:, None], seconds[None, :])
@@ -224,6 +230,9 @@ def _unseen(rows: Windows, knots: Ints) -> Idle:
     ceiling = max(float(np.quantile(smooth, 0.02)), 1e-9)
     # Anywhere from 0 to the ceiling: mean and variance of the uniform distribution.
     covariance = np.full((len(knots), len(knots)), ceiling**2 / 12) + 1e-6 * ceiling**2 * np.eye(len(knots))
-    note = "no stretch without spans is long enough to see idle: it lies anywhere from 0 to the lowest power seen"
+    note = (
+        "no stretch without spans is long enough to see idle: "
+        "it lies anywhere from 0 to the lowest power seen"
+    )
     nothing = Stretches(knots[:0], knots[:0])
     return Idle(knots, np.full(len(knots), ceiling / 2), covariance, nothing, nothing, (note,))

@@ -2,7 +2,8 @@
 
 The covariance V of a rail's rows is banded, so everything here is linear in the number of rows:
 
-- a call's own deviation in power adds κ p² Σ(seconds in the row)² to the row's variance (p: its site's power);
+- a call's own deviation in power adds κ p² Σ(seconds in the row)² to the row's variance (p: its site's
+power);
 - an error of a counter's stamp, of variance (τ P)² joules² at power P, moves energy from one row to the next:
   it adds to both variances and takes away from their covariance (a moving average with a unit root);
 - a gauge's sample is off by a fraction σ of itself.
@@ -44,7 +45,8 @@ class Noise:
 
 @dataclass(frozen=True, slots=True)
 class Prior:
-    """What is believed of the powers before any row is seen: Gaussian, ``mean`` (c,) and ``precision`` (c, c)."""
+    """What is believed of the powers before any row is seen: Gaussian, ``mean`` (c,) and ``precision`` (c,
+    c)."""
 
     mean: Floats
     precision: Floats
@@ -52,7 +54,8 @@ class Prior:
 
 @dataclass(frozen=True, slots=True)
 class Variances:
-    """Variances that make up V: of each row's own work (m,) or cell's (f,), and of each row's two readings or sample."""
+    """Variances that make up V: of each row's own work (m,) or cell's (f,), and of each row's two readings
+    or sample."""
 
     work: Floats
     start: Floats
@@ -79,7 +82,8 @@ def variances(design: Design, powers: Floats, noise: Noise, extra: Extra) -> Var
     work = np.asarray((design.spread if design.cell_spread is None else design.cell_spread) @ of_call).ravel()
     if design.cells is None:
         work = work * extra.work
-    # Variances follow the power expected, not the power read: rows that err low would weigh more than those that err high.
+    # Variances follow the power expected, not the power read: rows that err low would weigh more than those
+    # that err high.
     watts = np.asarray(design.seconds @ powers) / np.maximum(rows.length_s, 1e-9) + design.resting_w
     floor = rows.quantum_j**2 / 12 + 1e-18
     if not rows.linked.any():
@@ -121,7 +125,8 @@ def band(design: Design, parts: Variances, block: slice) -> Floats:
 
 
 def whitener(design: Design, parts: Variances, block: slice) -> Floats:
-    """The banded Cholesky factor L of a block's V; windows that all but coincide get a little more noise of their own."""
+    """The banded Cholesky factor L of a block's V; windows that all but coincide get a little more noise of
+    their own."""
     lower = band(design, parts, block)
     scale = float(lower[0].mean()) + 1e-30
     for grain in (1e-9, 1e-6, 1e-3):
@@ -137,7 +142,8 @@ def whitener(design: Design, parts: Variances, block: slice) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Gram:
-    """X'V⁻¹X for X = [seconds | idle | work | joules], and log |V|. ``work`` (m, c) is each column's variance in a row."""
+    """X'V⁻¹X for X = [seconds | idle | work | joules], and log |V|. ``work`` (m, c) is each column's
+    variance in a row."""
 
     matrix: Floats
     log_det: float
@@ -146,7 +152,8 @@ class Gram:
     rows: int
 
     def part(self, left: str, right: str) -> Floats:
-        """A block of the matrix, by the names ``power``, ``work`` and ``joules``; power is sites, then knots."""
+        """A block of the matrix, by the names ``power``, ``work`` and ``joules``; power is sites, then
+        knots."""
         wide = self.columns + self.knots
         at = {
             "power": slice(0, wide),
@@ -187,7 +194,8 @@ def evidence(design: Design, prior: Prior, powers: Floats, noise: Noise, extra: 
 
 
 def evidence_of(sums: Gram, prior: Prior) -> float:
-    """Log probability of the rows behind ``sums`` under a Gaussian prior of all powers (sites, then knots)."""
+    """Log probability of the rows behind ``sums`` under a Gaussian prior of all powers (sites, then
+    knots)."""
     xx, xy = sums.part("power", "power"), sums.part("power", "joules")[:, 0]
     yy = float(sums.part("joules", "joules")[0, 0])
     mean, precision = prior.mean, prior.precision
@@ -201,7 +209,8 @@ def evidence_of(sums: Gram, prior: Prior) -> float:
 
 
 def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual: Noise) -> Noise:
-    """The noise that makes the rows most probable; ``usual`` is where it starts and what few rows fall back to."""
+    """The noise that makes the rows most probable; ``usual`` is where it starts and what few rows fall back
+    to."""
     start = np.log([usual.variation, usual.jitter])
 
     def loss(x: Floats) -> float:
@@ -238,7 +247,8 @@ def weighed_errors(design: Design, powers: Floats, expected_j: Floats, noise: No
 def raised(
     design: Design, powers: Floats, expected_j: Floats, noise: Noise, extra: Extra, limit: float = 3.5
 ) -> Extra:
-    """``extra`` with the variances raised of those rows and stamps whose best guess lies beyond ``limit`` sigma.
+    """``extra`` with the variances raised of those rows and stamps whose best guess lies beyond ``limit``
+    sigma.
 
     What it amounts to is a tail as heavy as Student's (Lange, Little and Taylor 1989, JASA 84, 881).
     """

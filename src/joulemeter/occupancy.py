@@ -8,7 +8,7 @@ intervals is crossed by one span at most.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 CHUNK = 1_000_000
 """Spans that are spread over readings at once: bounds the memory, not the result."""
+
+WIDE = 4
+"""A span that touches more rows than this is spread over them one entry a row."""
+
+DENSE = 16_000_000
+"""Cells of a table of rows and sites that is filled at once; larger ones are kept sparse throughout."""
 
 MAX_SPLITS = 12
 """Virtual lanes tried for spans that overlap on one lane without nesting; then the rest is cut short."""
@@ -243,42 +249,135 @@ def seconds_between(occupancy: Occupancy, edges_ns: Ints) -> sparse.csr_matrix:
     ``edges_ns`` int64, strictly increasing. Sums of whole nanoseconds, so nothing is lost by cancelling.
     """
     shape = (max(len(edges_ns) - 1, 0), len(occupancy.sites))
-    total = sparse.csr_matrix(shape, dtype=np.int64)
     if min(shape) == 0 or not len(occupancy):
-        return total.astype(np.float64)
+        return sparse.csr_matrix(shape, dtype=np.float64)
+    total = sparse.csr_matrix(shape, dtype=np.float64)
+    narrow: list[sparse.csr_matrix] = []
+    upto = 0
     for low in range(0, len(occupancy), CHUNK):
-        total = total + _overlaps(occupancy, slice(low, low + CHUNK), edges_ns, shape)
-    seconds = total.astype(np.float64)
-    seconds.eliminate_zeros()
-    seconds.data /= 1e9
-    return seconds
+        inside, wide = _overlaps(occupancy, slice(low, low + CHUNK), edges_ns, shape)
+        if wide is not None:
+            total = total + wide
+        if inside is None:
+            continue
+        first, block = inside
+        if first < upto:  # another lane begins, or chunks share a row
+            total = total + _placed(narrow, upto, shape)
+            narrow, upto = [], 0
+        narrow += [sparse.csr_matrix((first - upto, shape[1])), block]
+        upto = first + block.shape[0]
+    total = (total + _placed(narrow, upto, shape)).tocsr()
+    total.data = np.round(total.data)
+    total.eliminate_zeros()
+    total.data /= 1e9
+    return total
 
 
-def _overlaps(occupancy: Occupancy, part: slice, edges: Ints, shape: tuple[int, int]) -> sparse.csr_matrix:
-    # A span gives its time to its own site and takes it from the site that encloses it.
+def _placed(blocks: list[sparse.csr_matrix], upto: int, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """Blocks of rows one under the other, filled up with empty rows."""
+    if not blocks:
+        return sparse.csr_matrix(shape, dtype=np.float64)
+    return sparse.vstack([*blocks, sparse.csr_matrix((shape[0] - upto, shape[1]))], format="csr")
+
+
+def _overlaps(
+    occupancy: Occupancy, part: slice, edges: Ints, shape: tuple[int, int]
+) -> tuple[tuple[int, sparse.csr_matrix] | None, sparse.csr_matrix | None]:
+    """Nanoseconds of some spans by row and site: those of spans within a few rows as a block of rows that begins at a
+    number, the others' as a whole matrix. A span gives its time to its own site and takes it from the one around it."""
     start, end = np.maximum(occupancy.start_ns[part], edges[0]), np.minimum(occupancy.end_ns[part], edges[-1])
     seen = np.flatnonzero(end > start)
+    if not len(seen):
+        return None, None
     start, end = start[seen], end[seen]
     first = np.searchsorted(edges, start, side="right") - 1
     touched = np.searchsorted(edges, end, side="left") - first
+    own, enclosing = occupancy.column[part][seen], occupancy.enclosing[part][seen]
+    above = np.where(enclosing >= 0, occupancy.column[enclosing], np.int32(-1))
+    wide = touched > WIDE
+    outer = _entries(start[wide], end[wide], first[wide], touched[wide], own[wide], above[wide], edges, shape)
+    few = ~wide
+    if not few.any():
+        return None, outer
+    low, high = int(first[few].min()), int((first[few] + touched[few]).max())
+    block = _block(
+        start[few], end[few], first[few], touched[few], own[few], above[few], edges, low, high, shape[1]
+    )
+    return (low, block), outer if wide.any() else None
+
+
+def _entries(
+    start: Ints,
+    end: Ints,
+    first: Ints,
+    touched: Ints,
+    own: Any,
+    above: Any,
+    edges: Ints,
+    shape: tuple[int, int],
+) -> sparse.csr_matrix:
     which = np.repeat(np.arange(len(start)), touched)
     row = first[which] + _count_up(touched)
     overlap = np.minimum(end[which], edges[row + 1]) - np.maximum(start[which], edges[row])
-    own, enclosing = occupancy.column[part][seen][which], occupancy.enclosing[part][seen][which]
-    nested = enclosing >= 0
-    rows, columns = (
-        np.concatenate([row, row[nested]]),
-        np.concatenate([own, occupancy.column[enclosing[nested]]]),
-    )
-    return sparse.coo_matrix(
-        (np.concatenate([overlap, -overlap[nested]]), (rows, columns)), shape=shape
-    ).tocsr()
+    nested = above[which] >= 0
+    rows, columns = np.concatenate([row, row[nested]]), np.concatenate([own[which], above[which][nested]])
+    values = np.concatenate([overlap, -overlap[nested]]).astype(np.float64)
+    return sparse.coo_matrix((values, (rows, columns)), shape=shape).tocsr()
+
+
+def _block(
+    start: Ints,
+    end: Ints,
+    first: Ints,
+    touched: Ints,
+    own: Any,
+    above: Any,
+    edges: Ints,
+    low: int,
+    high: int,
+    width: int,
+) -> sparse.csr_matrix:
+    if (high - low) * width > DENSE:
+        made = _entries(start, end, first, touched, own, above, edges, (len(edges) - 1, width))
+        return made[low:high]
+    dense = np.zeros((high - low) * width)
+    for step in range(int(touched.max())):
+        mine = np.flatnonzero(touched > step)
+        row = first[mine] + step
+        overlap = (np.minimum(end[mine], edges[row + 1]) - np.maximum(start[mine], edges[row])).astype(
+            np.float64
+        )
+        key = (row - low) * width
+        dense += np.bincount(key + own[mine], weights=overlap, minlength=len(dense))
+        nested = above[mine] >= 0
+        if nested.any():
+            dense -= np.bincount(
+                key[nested] + above[mine][nested], weights=overlap[nested], minlength=len(dense)
+            )
+    return sparse.csr_matrix(dense.reshape(high - low, width))
 
 
 def _count_up(counts: Ints) -> Ints:
     """0, 1, … count − 1 for each count, one after the other."""
     ends = np.cumsum(counts)
     return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
+
+
+def around(occupancy: Occupancy, start_ns: Ints, end_ns: Ints) -> Occupancy:
+    """The spans that touch any of the stretches (in order, none touching): what a look at those needs."""
+    after = np.searchsorted(end_ns, occupancy.start_ns, side="right")
+    touches = (after < len(start_ns)) & (start_ns[np.minimum(after, len(start_ns) - 1)] < occupancy.end_ns)
+    kept = np.flatnonzero(touches)
+    place = np.full(len(occupancy) + 1, -1, np.int32)
+    place[kept] = np.arange(len(kept), dtype=np.int32)
+    return replace(
+        occupancy,
+        column=occupancy.column[kept],
+        enclosing=place[occupancy.enclosing[kept]],
+        start_ns=occupancy.start_ns[kept],
+        end_ns=occupancy.end_ns[kept],
+        path=occupancy.path[kept],
+    )
 
 
 def busy_stretches(occupancy: Occupancy) -> tuple[Ints, Ints]:
@@ -324,7 +423,8 @@ def path_seconds(occupancy: Occupancy, seen: tuple[Ints, Ints] | None = None) ->
 
 
 def site_seconds(occupancy: Occupancy) -> Floats:
-    """Seconds from start to end of each site's spans (s,); a span that a span of its own site called is left out."""
+    """Seconds from start to end of each site's spans (s,); a span that a span of its own site called is
+    left out."""
     repeated = np.zeros(len(occupancy.path_column), bool)
     on_path: list[frozenset[int]] = []
     for number, (column, above) in enumerate(
@@ -334,7 +434,7 @@ def site_seconds(occupancy: Occupancy) -> Floats:
         repeated[number] = column in over
         on_path.append(over | {column})
     length = np.where(repeated[occupancy.path], 0, occupancy.end_ns - occupancy.start_ns)
-    return np.bincount(occupancy.column, weights=length, minlength=len(occupancy.sites)) / 1e9
+    return np.asarray(np.bincount(occupancy.column, weights=length, minlength=len(occupancy.sites)) / 1e9)
 
 
 def _seen_ns(start: Ints, end: Ints, seen: tuple[Ints, Ints] | None) -> Floats:
@@ -345,7 +445,9 @@ def _seen_ns(start: Ints, end: Ints, seen: tuple[Ints, Ints] | None) -> Floats:
         return np.zeros(len(start))
     first, last = seen
     if len(first) == 1:
-        return np.maximum(np.minimum(end, last[0]) - np.maximum(start, first[0]), 0).astype(np.float64)
+        return np.asarray(
+            np.maximum(np.minimum(end, last[0]) - np.maximum(start, first[0]), 0).astype(np.float64)
+        )
     edges = np.stack([first, last], axis=1).ravel()
     gathered = np.repeat(np.concatenate([[0], np.cumsum(last - first)]), 2)[1:-1].astype(np.float64)
     origin = edges[0]

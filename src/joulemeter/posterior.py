@@ -1,8 +1,8 @@
 """Powers and energies of sites given the rows: means, covariances, 95 % intervals, and who can be told apart.
 
 Rows are Gaussian given the powers; powers are not negative. Expectation propagation (Minka 2001, UAI 17,
-362) finds the Gaussian closest to what both say: each power's prior is replaced by the Gaussian that gives the same
-mean and variance beside what the rows and the other powers say of it.
+362) finds the Gaussian closest to what both say: each power's prior is replaced by the Gaussian that gives
+the same mean and variance beside what the rows and the other powers say of it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ GRID = 241
 
 @dataclass(frozen=True, slots=True)
 class PowerPrior:
-    """Each power is a gamma variable of this ``mean`` and ``shape`` (c,), or, one time in ten, rests near zero."""
+    """Each power is a gamma variable of this ``mean`` and ``shape`` (c,), or, one time in ten, rests near
+    zero."""
 
     mean: Floats
     shape: Floats
@@ -72,7 +73,8 @@ class Powers:
 
 
 def powers(sums: Gram, prior: PowerPrior, idle: Prior, alike: Floats, rounds: int = 40) -> Powers:
-    """The posterior by expectation propagation; ``idle`` is what is known of the idle knots, and of whatever else
+    """The posterior by expectation propagation; ``idle`` is what is known of the idle knots, and of
+    whatever else
     stands beside them; ``alike`` (c, c) is a precision that pulls some powers towards each other."""
     columns = sums.columns
     base = sums.part("power", "power").copy()
@@ -143,14 +145,16 @@ class Energies:
 
     def of(self, weights: Floats) -> tuple[float, float]:
         """Mean and standard deviation of a weighted sum."""
-        return float(weights @ self.mean), float(np.sqrt(max(float(weights @ self.covariance @ weights), 0.0)))
+        return float(weights @ self.mean), float(
+            np.sqrt(max(float(weights @ self.covariance @ weights), 0.0))
+        )
 
 
 def energies(sums: Gram, found: Powers, seconds: Floats, work_variance: Floats) -> Energies:
     """Powers times seconds (c,), plus what the rows say of this run's own deviations from them.
 
-    ``work_variance`` (c,) is the variance in joules² of each column's deviations over all that was seen. Given the
-    powers, the deviations w have mean W'V⁻¹(y − Xθ) and covariance diag(work_variance) − W'V⁻¹W.
+    ``work_variance`` (c,) is the variance in joules² of each column's deviations over all that was seen.
+    Given the powers, the deviations w have mean W'V⁻¹(y − Xθ) and covariance diag(work_variance) − W'V⁻¹W.
     """
     pull, on_power = sums.part("work", "joules")[:, 0], sums.part("work", "power")
     mean = seconds * found.mean[: sums.columns] + pull - on_power @ found.mean
@@ -170,7 +174,8 @@ def _positive(matrix: Floats) -> Floats:
 
 
 def bounded(mean_j: float, sigma_j: float, gain: float = 0.0) -> Energy:
-    """A 95 % interval that is not negative: a gamma variable's of this mean and variance, so that it is a bell curve
+    """A 95 % interval that is not negative: a gamma variable's of this mean and variance, so that it is a
+    bell curve
     where the mean is far from zero; down to zero where the mean is within two sigma of it.
 
     ``gain`` is the half width of the meter's own 95 % interval, as a fraction.
@@ -194,9 +199,11 @@ def is_resolved(energy: Energy, limit: float = RESOLVED) -> bool:
 
 
 def confounded(found: Energies, alone: NDArray[np.bool_], limit: float = RESOLVED) -> list[list[int]]:
-    """Groups of columns whose sum is known where the single ones are not; ``alone`` (c,) are those that need company.
+    """Groups of columns whose sum is known where the single ones are not; ``alone`` (c,) are those that
+    need company.
 
-    The two groups whose errors cancel most are joined, until a group's sum is known to ``limit`` or nothing cancels.
+    The two groups whose errors cancel most are joined, until a group's sum is known to ``limit`` or nothing
+    cancels.
     """
     groups = [[int(each)] for each in np.flatnonzero(alone)]
     if not groups:

@@ -1,4 +1,5 @@
-"""A meter's lag and averaging window: taken from its rail where known, else the pair that makes its readings likeliest."""
+"""A meter's lag and averaging window: taken from its rail where known, else the pair that makes its
+readings likeliest."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from scipy import linalg, signal, sparse
 
 from joulemeter.design import Design, Response, Windows, hats, spacing_ns
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
-from joulemeter.occupancy import Occupancy, seconds_between
+from joulemeter.occupancy import Occupancy, around, seconds_between
 from joulemeter.reading import Rail
 from joulemeter.timeline import Timeline
 
@@ -39,7 +40,8 @@ USUAL_WINDOW = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A response, how likely the readings are under it (a logarithm), and how far its lag and window may be off."""
+    """A response, how likely the readings are under it (a logarithm), and how far its lag and window may be
+    off."""
 
     response: Response
     score: float
@@ -177,8 +179,12 @@ class _Search:
     def __init__(self, timeline: Timeline, occupancy: Occupancy, idle_w: float, told: Response) -> None:
         self.told = told
         self.counter = timeline.rail.kind == "counter"
-        self._occupancy, self._idle_w = occupancy, idle_w
+        self._idle_w = idle_w
         self._rows = _excerpt(timeline, occupancy)
+        longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * spacing_ns(timeline))
+        self._occupancy = _nearby(
+            occupancy, self._rows, longest + max(LONGEST_LAG_NS, 2 * spacing_ns(timeline))
+        )
         self._columns = _busiest(occupancy)
         self._call_s = _group_calls(occupancy, self._columns)
         self._noise = Noise(0.05**2, 0.1 * spacing_ns(timeline) / 1e9 if self.counter else 0.005)
@@ -262,7 +268,8 @@ def _batches(pairs: list[Response]) -> Iterator[list[Response]]:
 
 @dataclass(frozen=True, slots=True)
 class _Excerpt:
-    """Readings around the greatest changes: ``t_ns`` (n,), joules between them (n − 1,), and whether those are known."""
+    """Readings around the greatest changes: ``t_ns`` (n,), joules between them (n − 1,), and whether those
+    are known."""
 
     t_ns: Ints
     step_j: Floats
@@ -270,7 +277,8 @@ class _Excerpt:
 
 
 def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
-    """A third around the first span's start, a third around the last span's end, a third around the middle."""
+    """A third around the first span's start, a third around the last span's end, a third around the
+    middle."""
     t_ns, step, known = timeline.t_ns, np.diff(timeline.energy_j), ~timeline.unknown
     if timeline.rail.kind == "counter":
         fresh = np.append(True, (step > 0) | ~known)
@@ -293,6 +301,13 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
     return _Excerpt(t_ns[keep], np.where(joined, step[keep[:-1]], 0.0), joined & known[keep[:-1]])
 
 
+def _nearby(occupancy: Occupancy, rows: _Excerpt, reach: int) -> Occupancy:
+    """The spans that the excerpt's readings can have seen, whatever their lag and window."""
+    breaks = np.flatnonzero(np.diff(rows.t_ns) > reach)
+    first, last = np.append(0, breaks + 1), np.append(breaks, len(rows.t_ns) - 1)
+    return around(occupancy, rows.t_ns[first] - reach, rows.t_ns[last])
+
+
 def _busiest(occupancy: Occupancy) -> Ints:
     """Which of SITES + 1 columns each site goes to."""
     length = np.bincount(
@@ -307,7 +322,7 @@ def _group_calls(occupancy: Occupancy, columns: Ints) -> Floats:
     length = (occupancy.end_ns - occupancy.start_ns) / 1e9
     at = columns[occupancy.column]
     once, twice = (np.bincount(at, weights=length**power, minlength=SITES + 1) for power in (1, 2))
-    return np.divide(twice, once, out=np.full(SITES + 1, 1e-3), where=once > 0)
+    return np.asarray(np.divide(twice, once, out=np.full(SITES + 1, 1e-3), where=once > 0))
 
 
 def _gathered(occupancy: Occupancy, columns: Ints, stamps: Ints, back: Ints) -> Floats:
@@ -325,11 +340,12 @@ def _gathered(occupancy: Occupancy, columns: Ints, stamps: Ints, back: Ints) -> 
 
 
 def _likelihood(made: Design, counter: bool) -> float:
-    """Log likelihood at a glance: powers pulled towards a common one, errors of one unknown size, in chains if a counter's."""
+    """Log likelihood at a glance: powers pulled towards a common one, errors of one unknown size, in chains
+    if a counter's."""
     seconds = made.seconds.toarray()
-    scale = 1.0 if counter else 1 / made.windows.length_s[:, None]
-    columns = np.column_stack([seconds.sum(axis=1), seconds, made.idle]) * scale
-    target = made.windows.energy_j * (1.0 if counter else scale[:, 0])
+    scale = np.ones(len(made)) if counter else 1 / made.windows.length_s
+    columns = np.column_stack([seconds.sum(axis=1), seconds, made.idle]) * scale[:, None]
+    target = made.windows.energy_j * scale
     if counter:
         columns, target = _unchained(columns), _unchained(target[:, None])[:, 0]
     total = columns.T @ columns
