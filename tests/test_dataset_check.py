@@ -44,7 +44,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("energy", "no energy", one(energy_j=0.0)),
     ("time", "zero or less", one(time_s=0.0)),
     ("power × time", "differs", one(energy_j=1.0)),
-    ("power", "2.* W: 1 row", one(power_w=2141.3)),
+    ("power", "20 times from the median: 1 row", one(power_w=2141.3)),
     ("power", "below the idle", one(power_w=0.4)),
     ("duplicates", "again", lambda rows: [*rows, rows[5]]),
     ("devices", "2 devices", lambda rows: [*rows, replace(rows[5], device="e")]),
