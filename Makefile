@@ -28,5 +28,13 @@ $(VENV)/.test: pyproject.toml constraints.txt setup.py $(wildcard src/joulemeter
 	$(PIP) --editable '.[test]'
 	touch $@ $(VENV)/.demo
 
+docs: $(VENV)/.docs
+	$(BIN)/python docs/make_cli_reference.py
+	$(BIN)/mkdocs build --quiet
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) --editable '.[docs]'
+	touch $@
+
 clean:
 	rm -rf $(VENV) build demo-run src/joulemeter/*.so src/*.egg-info
