@@ -133,3 +133,13 @@ def test_a_path_is_shown_as_what_it_holds(tmp_path):
     with pytest.raises(UsageError, match="text, html, json"):
         shown(tmp_path / "scores.json", "pprof")
     assert shown(table, "text") is None
+
+
+def test_two_runs_are_compared_as_a_page_only(tmp_path):
+    import sample_run
+    from joulemeter.cli._cards import compared
+
+    run = sample_run.run(tmp_path)
+    assert "no difference seen" in compared("html", (run, run.ledger()), run)
+    with pytest.raises(UsageError, match="--format html, or joulemeter compare"):
+        compared("csv", (run, run.ledger()), run)

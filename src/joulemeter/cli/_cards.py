@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from joulemeter.errors import UsageError
+
+if TYPE_CHECKING:
+    from joulemeter.ledger import Ledger
+    from joulemeter.run import Run
 
 
 def shown(path: Path, form: str) -> str | None:
@@ -25,7 +30,7 @@ def shown(path: Path, form: str) -> str | None:
     return render_card(found, form)
 
 
-def _scores(data: dict[str, object], form: str) -> str:
+def _scores(data: dict[str, Any], form: str) -> str:
     import json
 
     from joulemeter.cli.score import as_text
@@ -39,3 +44,12 @@ def _scores(data: dict[str, object], form: str) -> str:
     if form not in makers:
         raise UsageError(f"scores cannot be shown as '{form}'", f"one of {', '.join(makers)}")
     return makers[form]()
+
+
+def compared(form: str, after: tuple[Run, Ledger], before: Run) -> str:
+    """The page of a run compared with the run ``before``; raises UsageError for a format without one."""
+    from joulemeter.report import html
+
+    if form != "html":
+        raise UsageError(f"--against cannot be shown as '{form}'", "--format html, or joulemeter compare")
+    return html.page(*after, before=(before, before.ledger()))
