@@ -67,6 +67,7 @@ class TestEverySource:
                 rail = rails[rail.inside]  # noqa: PLW2901
 
     def test_readings_are_finite_or_nan_and_stamped_on_the_monotonic_clock(self, name, specs):
+        begun = time.monotonic_ns() - 10_000_000  # a reading may be stamped with the refresh before it
         source = opened(name, specs)
         readings: list[Reading] = []
         for _ in range(4):
@@ -74,13 +75,16 @@ class TestEverySource:
             time.sleep(0.012)
         now = time.monotonic_ns()
         assert readings
-        assert all(now - 1_000_000_000 < reading.t_ns <= now for reading in readings)
+        assert all(begun < reading.t_ns <= now for reading in readings)
         assert all(reading.value >= 0 or math.isnan(reading.value) for reading in readings)
         assert {reading.rail for reading in readings} <= {rail.id for rail in source.rails}
 
     def test_its_spec_opens_the_same_rails_in_another_process(self, name, specs):
         source = opened(name, specs)
-        assert sources.open_spec(source.spec).rails == source.rails
+        again = sources.open_spec(source.spec)
+        assert [(r.id, r.name, r.kind, r.inside) for r in again.rails] == [
+            (r.id, r.name, r.kind, r.inside) for r in source.rails
+        ]
 
     def test_closing_twice_does_no_harm(self, name, specs):
         source = opened(name, specs)
