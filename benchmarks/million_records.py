@@ -66,6 +66,7 @@ def generate(folder: Path, records: int) -> None:
             "std_energy_J": np.where(random.random(len(rows)) < 0.01, 0.0, joules),
             "run_time_s": joules / 300,
             "test_loss": np.exp(random.normal(-1, 0.3, len(rows))) * (1 + 1e4 / columns["size"][rows] ** 0.9),
+            "origin": np.full(len(rows), "simulated"),
             "status": np.where(random.random(len(rows)) < 0.02, "failed", "done"),
         }
         pyarrow.parquet.write_table(pyarrow.table(table), folder / f"part-{part:03}.parquet")

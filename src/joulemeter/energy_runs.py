@@ -107,9 +107,9 @@ def parse_levels(text: str) -> tuple[str, tuple[MemoryLevel, ...]]:
 def _of_this_host(device: str) -> tuple[MemoryLevel, ...]:
     from joulemeter import host
 
-    name = device if device.startswith("cuda") else "cpu"
-    levels = host.device(name, measure=False).levels
-    return (*levels[:-1], MemoryLevel(levels[-1].name if levels else "memory", float("inf")))
+    own = device.startswith("cuda")
+    levels = host.device(device if own else "cpu", measure=False).levels
+    return (*levels[:-1], MemoryLevel("device memory" if own else "DRAM", math.inf))
 
 
 def _arrow(path: Path) -> pyarrow.Table:
@@ -212,7 +212,7 @@ def _runs(columns: Columns, length: int) -> Runs:
         *_saying(finished & ~counted, "have no energy above zero"),
         *[f"{count} runs: {reason}" for reason, count in sorted(unknown.items())],
     ]
-    origins = np.unique(columns["origin"].rows[keep]) if "origin" in columns else np.array(["measured"])
+    origins = np.unique(columns["origin"].rows[keep]) if "origin" in columns else np.array([])
     used, index = np.unique(which[keep], return_inverse=True)
     return Runs(
         tuple(trainings[int(k)] for k in used),
@@ -221,7 +221,8 @@ def _runs(columns: Columns, length: int) -> Runs:
         energy[keep],
         np.where(time > 0, time, np.nan)[keep],
         _number(columns, LOSS, length)[keep],
-        "+".join(str(origin) for origin in origins) or "measured",
+        "+".join(str(origin) for origin in origins)
+        or ("measured" if ENERGY[0] in columns else "unknown origin"),
         tuple(left_out),
     )
 

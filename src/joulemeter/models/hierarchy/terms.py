@@ -22,6 +22,9 @@ VECTOR = 4
 SHARED = 32
 """Hidden width from which an addition is long enough to be shared among threads, which costs more."""
 
+OWN_MEMORY = ("HBM", "GDDR", "device memory")
+"""Last levels that the host's rows must first be copied to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -41,7 +44,7 @@ def terms(levels: Sequence[MemoryLevel]) -> list[Term]:
         Term("layer of odd width", "layer and batch"),
         Term("residual addition", "addition and batch"),
         Term("shared residual addition", "addition and batch"),
-        Term("rows of data", "byte"),
+        Term("rows copied to the device", "byte"),
         Term("arithmetic", "FLOP"),
         Term("activations", "byte"),
         *[Term(level.name, "byte") for level in levels],
@@ -51,6 +54,7 @@ def terms(levels: Sequence[MemoryLevel]) -> list[Term]:
 def design(trainings: Sequence[Training], levels: Sequence[MemoryLevel]) -> Floats:
     """Counts of every term for whole trainings, shape (trainings, terms), all ≥ 0."""
     layers = layers_of(trainings)
+    apart = float(levels[-1].name in OWN_MEMORY)
     epochs = np.array([float(each.epochs) for each in trainings])
     steps = epochs * np.array([each.batches for each in trainings])
     samples = epochs * np.array([each.samples for each in trainings])
@@ -68,7 +72,7 @@ def design(trainings: Sequence[Training], levels: Sequence[MemoryLevel]) -> Floa
             epochs[:, None],
             steps[:, None],
             *[steps[:, None] * columns for columns in per_step],
-            (FLOAT_BYTES * samples * _row_numbers(trainings))[:, None],
+            (FLOAT_BYTES * samples * _row_numbers(trainings) * apart)[:, None],
             (FLOPS_PER_WEIGHT * samples * layers.total(layers.inputs * layers.outputs))[:, None],
             (FLOAT_BYTES * samples * layers.total(layers.outputs))[:, None],
             steps[:, None] * level_bytes(trainings, levels),
