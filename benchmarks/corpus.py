@@ -133,7 +133,7 @@ def run(code: str, *arguments: str, folder: str | None = None) -> tuple[int, str
 def summary(text: str) -> str:
     """What a unittest or pytest run says at its end, without times."""
     ran = re.findall(r"^Ran (\d+) tests?", text, re.M)
-    ends = re.findall(r"^(?:OK|FAILED \(.*|(?:=+ )?\d+ (?:passed|failed).*)$", text, re.M)
+    ends = re.findall(r"^(?:OK.*|FAILED \(.*|(?:=+ )?\d+ (?:passed|failed).*)$", text, re.M)
     last = re.sub(r" in [\d.]+s.*", "", ends[-1]) if ends else text[-300:]
     return (f"{ran[0]} tests, " if ran else "") + last
 
