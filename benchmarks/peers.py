@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -413,8 +414,10 @@ def was_calibrated(stretch: tuple[int, int], late: list[tuple[int, int]]) -> boo
 def judge(scenario: Scenario, said: dict, late: list[tuple[int, int]], last_line: str) -> Outcome:
     """The outcome of what a tool said."""
     if "figures" not in said:
-        when = "fails with the load" if said["scheduled_ns"] else "refuses before the load runs"
-        return Outcome(words=f"{when}: {said.get('error') or last_line}")
+        if "error" not in said and said["scheduled_ns"]:
+            return Outcome(words=f"ends the process while the load runs: {last_line}")
+        when = "fails after the load has run" if said.get("stretches") else "refuses before the load runs"
+        return Outcome(words=f"{when}: {said.get('error', last_line)}")
     seen = [figure if isinstance(figure, list) else [figure] for figure in said["figures"]]
     true = [truth_j(scenario, said["scheduled_ns"], stretch) for stretch in said["stretches"]]
     if any(figure[0] != figure[0] for figure in seen):
@@ -452,9 +455,8 @@ def run_one(tool: str, number: int, work: Path, python: Path) -> Outcome:
         )
         command = [*powerless, str(python), __file__, "--measure", tool, str(number), str(work), str(result)]
         done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=180, check=False)
-        lines = [line.strip() for line in done.stderr.splitlines() if "Error" in line] or [
-            f"status {done.returncode}"
-        ]
+        lines = re.findall(r"^\w[\w.]*(?:Error|Exception)\b.*", done.stderr, re.MULTILINE)
+        lines = lines or [f"status {done.returncode}"]
         said = json.loads(result.read_text()) if result.exists() else {}
         said.setdefault("scheduled_ns", int((work / CONTROL).read_text()))
         late = [tuple(map(int, line.split())) for line in (work / LATE).read_text().splitlines()]
