@@ -210,7 +210,7 @@ def _rewritten(path: Path, tree: bytes | None = None, arrays: bytes | None = Non
         parts = {name: file.read(name) for name in file.namelist()}
     parts["predictor.json"] = tree if tree is not None else parts["predictor.json"]
     parts["arrays.npz"] = arrays if arrays is not None else parts["arrays.npz"]
-    other = path.with_name("hostile")
+    other = path.with_name(f"hostile-{hash((tree, arrays))}")
     with zipfile.ZipFile(other, "w") as file:
         for name, content in parts.items():
             file.writestr(name, content)
