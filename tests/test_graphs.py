@@ -364,11 +364,11 @@ def test_tflite_control_flow_cycles_and_unknown_operators(tmp_path: Path) -> Non
 
 
 def test_a_file_of_no_known_format_names_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match=r"\.onnx, \.pt2, \.tflite"):
+    with pytest.raises(GraphError, match=r"\.keras, \.onnx, \.pt2, \.tflite"):
         graphs.read(str(tmp_path / "net.weights"))
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".tflite"])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".tflite", ".keras"])
 def test_a_file_that_is_not_there_or_is_noise_is_one_line(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"no{suffix}"
     with pytest.raises(GraphError):
@@ -389,3 +389,56 @@ def test_a_pt2_whose_graph_is_no_graph(tmp_path: Path) -> None:
         archive.writestr("m/models/model.json", json.dumps({"graph_module": {"graph": {"nodes": 3}}}))
     with pytest.raises(GraphError, match=r"not as torch\.export writes it"):
         graphs.read(str(path))
+
+
+# ── Keras ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def keras_layer(
+    kind: str, name: str, shape: tuple[int | None, ...], source: str, **config: object
+) -> dict[str, object]:
+    tensor = {
+        "class_name": "__keras_tensor__",
+        "config": {"shape": list(shape), "keras_history": [source, 0, 0]},
+    }
+    return {
+        "class_name": kind,
+        "name": name,
+        "config": config,
+        "inbound_nodes": [{"args": [tensor], "kwargs": {}}],
+    }
+
+
+def keras_file(path: Path, kind: str = "Functional") -> str:
+    image = {
+        "class_name": "InputLayer",
+        "name": "x",
+        "config": {"batch_shape": [None, 16, 16, 3]},
+        "inbound_nodes": [],
+    }
+    found = [
+        image,
+        keras_layer("Conv2D", "c", (None, 16, 16, 3), "x", filters=8, kernel_size=[3, 3], strides=[2, 2], padding="same",
+                    use_bias=False, activation="linear"),
+        keras_layer("BatchNormalization", "n", (None, 8, 8, 8), "c"),
+        keras_layer("ReLU", "r", (None, 8, 8, 8), "n"),
+        keras_layer("Lambda", "l", (None, 8, 8, 8), "r", function="evil"),
+    ]  # fmt: skip
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps({"class_name": kind, "config": {"layers": found}}))
+    return str(path)
+
+
+def test_a_keras_convolution_is_the_same_kernel_and_a_lambda_is_named_not_run(tmp_path: Path) -> None:
+    network = as_run(graphs.read(keras_file(tmp_path / "m.keras"), {"": (2, 16, 16, 3)}))
+    assert network.unpriced == {"Lambda": 1}
+    conv, relu = network.kernels
+    (made,) = torch_export.from_module(nn.Conv2d(3, 8, 3, 2, 1), (torch.zeros(2, 3, 16, 16),)).kernels
+    assert conv == made
+    assert relu.family == "relu"
+    assert network.inputs == {"x": (2, 16, 16, 3)}
+
+
+def test_a_keras_model_without_shapes_says_how_to_save_it(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"is a Sequential.*keras\.Model"):
+        graphs.read(keras_file(tmp_path / "m.keras", "Sequential"))

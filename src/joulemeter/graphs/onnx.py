@@ -263,8 +263,9 @@ def _small_values(model: Any) -> dict[str, list[float]]:
 
     constants = {each.name: each for each in model.graph.initializer}
     for node in model.graph.node:
-        if node.op_type == "Constant":
-            constants.update({node.output[0]: each.t for each in node.attribute if each.name == "value"})
+        for each in node.attribute if node.op_type == "Constant" else ():
+            if each.name == "value":
+                constants[node.output[0]] = each.t
     return {
         name: [float(n) for n in numpy_helper.to_array(each).reshape(-1)]
         for name, each in constants.items()
