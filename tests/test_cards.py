@@ -140,6 +140,7 @@ def test_two_runs_are_compared_as_a_page_only(tmp_path):
     from joulemeter.cli._cards import compared
 
     run = sample_run.run(tmp_path)
-    assert "no difference seen" in compared("html", (run, run.ledger()), run)
+    mine = (run, sample_run.ledger(run))
+    assert "no difference seen" in compared("html", mine, mine)
     with pytest.raises(UsageError, match="--format html, or joulemeter compare"):
-        compared("csv", (run, run.ledger()), run)
+        compared("csv", mine, mine)

@@ -46,10 +46,10 @@ def _scores(data: dict[str, Any], form: str) -> str:
     return makers[form]()
 
 
-def compared(form: str, after: tuple[Run, Ledger], before: Run) -> str:
+def compared(form: str, after: tuple[Run, Ledger], before: tuple[Run, Ledger]) -> str:
     """The page of a run compared with the run ``before``; raises UsageError for a format without one."""
     from joulemeter.report import html
 
     if form != "html":
         raise UsageError(f"--against cannot be shown as '{form}'", "--format html, or joulemeter compare")
-    return html.page(*after, before=(before, before.ledger()))
+    return html.page(*after, before=before)
