@@ -58,6 +58,11 @@ def test_widths_worked_by_hand(shape, width, depth, out, expected):
     assert topology.widths(shape, width=width, depth=depth, outputs=out) == list(expected)
 
 
+def test_of_two_widths_equally_far_the_first_visited_is_kept():
+    """Widths 2 and 3 make 9 and 13 parameters, both 2 off 11; bisection visits 2 first."""
+    assert topology.solve("rectangle", depth=2, size=11, inputs=2, outputs=1) == ([2, 1], 9)
+
+
 def test_an_unreachable_size_gives_the_nearest_network_or_is_refused_by_tolerance():
     nearest = topology.solve("rectangle", depth=20, size=32, inputs=784, outputs=10)
     assert nearest == ([*[1] * 19, 10], 784 + 1 + 18 * 2 + 20)
