@@ -88,8 +88,9 @@ def estimate(
     """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span
     explains of it."""
     response = guess.response
-    kept = _columns(occupancy, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
-    call_s = np.append(_call_seconds(kept.occupancy), 1e-3)
+    own = _own_seconds(occupancy)
+    kept = _columns(occupancy, own, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
+    call_s = np.append(_call_seconds(kept.occupancy, own), 1e-3)
     call_s[:-1][kept.single] = np.minimum(call_s[:-1][kept.single], STEADY_S)
     span = np.array([seen.start_ns[0], seen.end_ns[-1]])
     seconds = np.append(_seen_seconds(kept.occupancy, seen), gap.seconds_between(span).sum())
@@ -98,23 +99,25 @@ def estimate(
         return _nothing(occupancy, idle, response)
     run = _fitted(made, guess, idle, seconds, call_s, kept)
     for _ in range(SHIFTS if len(occupancy) < MANY else 1):
-        moved = _moved(timeline, response, run)
+        moved = _moved(timeline, response, run, 0.5 if len(occupancy) < MANY else 2.0)
         if moved == response:
             break
         response = moved
         made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
         run = _fitted(made, guess, idle, seconds, call_s, kept, run)
-    return _spread_out(run, kept, occupancy, seen, idle, response)
+    return _spread_out(run, kept, occupancy, own, seen, idle, response)
 
 
-def _moved(timeline: Timeline, response: Response, run: _Fit) -> Response:
-    """The response with what the fit says of its lag and window, where that is more than their edges can
-    blur."""
+def _moved(timeline: Timeline, response: Response, run: _Fit, least: float) -> Response:
+    """The response with what the fit says of its lag and window, where that is more than edges can blur.
+
+    ``least`` is in units of the time around an edge that its rates look at.
+    """
     shift = run.shift_s * 1e9
     lag, span = response.lag_ns, response.window_ns
-    if abs(shift[0]) > 0.5 * run.around_ns:
+    if abs(shift[0]) > least * run.around_ns:
         lag = max(lag + int(shift[0]), timeline.rail.lag_ns if timeline.rail.lag_ns is not None else 0)
-    if len(shift) > 1 and abs(shift[1]) > 0.5 * run.around_ns:
+    if len(shift) > 1 and abs(shift[1]) > least * run.around_ns:
         span = int(np.clip(span + shift[1], 0.5 * span, 2 * span))
     return Response(lag, span)
 
@@ -133,7 +136,7 @@ class _Columns:
     rare: NDArray[np.bool_]
 
 
-def _columns(occupancy: Occupancy, seen: Stretches, step_s: float) -> _Columns:
+def _columns(occupancy: Occupancy, own: Floats, seen: Stretches, step_s: float) -> _Columns:
     """A column a site; the rarest share one; long calls, whose own deviation many readings see, get one
     each."""
     count = len(occupancy.sites)
@@ -147,7 +150,9 @@ def _columns(occupancy: Occupancy, seen: Stretches, step_s: float) -> _Columns:
         column = place[column]
         sites = [each for each, few in zip(sites, rare, strict=True) if not few] + [sites[int(order[-1])]]
         site = np.append(np.flatnonzero(~rare), -1)
-    long = _long_calls(occupancy, max(5 * step_s, 0.2))
+    long = _long_calls(occupancy, own, max(5 * step_s, 0.2))
+    if not len(long) and not rare.any():
+        return _Columns(occupancy, site, np.zeros(count, bool), rare)
     column = column.astype(np.int32).copy()
     owner = column[long]
     column[long] = len(site) + np.arange(len(long))
@@ -156,11 +161,11 @@ def _columns(occupancy: Occupancy, seen: Stretches, step_s: float) -> _Columns:
     return _Columns(split, np.append(site, site[owner]), single, rare)
 
 
-def _long_calls(occupancy: Occupancy, least_s: float) -> Ints:
+def _long_calls(occupancy: Occupancy, own: Floats, least_s: float) -> Ints:
     """The longest calls (rows) that run for at least ``least_s``, mostly by themselves."""
-    own = _own_seconds(occupancy)
-    length = (occupancy.end_ns - occupancy.start_ns) / 1e9
-    some = np.flatnonzero((own >= least_s) & (own > 0.5 * length))
+    some = np.flatnonzero(own >= least_s)
+    length = (occupancy.end_ns[some] - occupancy.start_ns[some]) / 1e9
+    some = some[own[some] > 0.5 * length]
     return some[np.argsort(-own[some])[:MOST_SINGLE]]
 
 
@@ -180,7 +185,11 @@ def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
     count = len(occupancy.sites)
     if not len(occupancy):
         return np.zeros(count)
-    length = (seen.gathered_ns(occupancy.end_ns) - seen.gathered_ns(occupancy.start_ns)).astype(np.float64)
+    if len(seen) == 1:
+        low, high = seen.start_ns[0], seen.end_ns[0]
+        length = np.clip(occupancy.end_ns, low, high) - np.clip(occupancy.start_ns, low, high)
+    else:
+        length = seen.gathered_ns(occupancy.end_ns) - seen.gathered_ns(occupancy.start_ns)
     nested = occupancy.enclosing >= 0
     inner = np.bincount(
         occupancy.column[occupancy.enclosing[nested]], weights=length[nested], minlength=count
@@ -190,10 +199,9 @@ def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
     )
 
 
-def _call_seconds(occupancy: Occupancy) -> Floats:
+def _call_seconds(occupancy: Occupancy, own: Floats) -> Floats:
     """How long a call of each column runs without a break, longer calls counting more: Σd²/Σd (c,)."""
     count = len(occupancy.sites)
-    own = _own_seconds(occupancy)
     once, twice = (np.bincount(occupancy.column, weights=own**power, minlength=count) for power in (1, 2))
     return np.asarray(np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0))
 
@@ -412,7 +420,8 @@ def _joint(prior: PowerPrior, idle: Prior) -> Prior:
 
 
 def _sample(made: Design, most: int = 0) -> tuple[Design, NDArray[np.bool_]]:
-    """At most so many rows (0: enough to know the noise by): a few runs of neighbours, spread over the whole."""
+    """At most so many rows (0: enough to know the noise by): a few runs of neighbours, spread over the
+    whole."""
     most = most or int(np.clip(1.5e8 / made.seconds.shape[1] ** 2, 500, 3000))
     chosen = np.ones(len(made), bool)
     if len(made) > most:
@@ -463,14 +472,21 @@ def _nothing(occupancy: Occupancy, idle: Idle, response: Response) -> Estimate:
 
 
 def _spread_out(
-    run: _Fit, kept: _Columns, occupancy: Occupancy, seen: Stretches, idle: Idle, response: Response
+    run: _Fit,
+    kept: _Columns,
+    occupancy: Occupancy,
+    own_s: Floats,
+    seen: Stretches,
+    idle: Idle,
+    response: Response,
 ) -> Estimate:
     """From columns back to sites: long calls add up to their site; sites that share a column share it by
     time."""
     count, columns = len(kept.rare), len(run.seconds)
     knots = slice(columns, columns + len(idle.mean_w))
     posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.powers.covariance[knots, knots])
-    alone = _seen_seconds(occupancy, seen)
+    same = kept.occupancy is occupancy
+    alone = run.seconds[:-1] if same else _seen_seconds(occupancy, seen)
     weights = np.zeros((count + 1, columns))
     own = np.flatnonzero(kept.site >= 0)
     weights[kept.site[own], own] = 1.0
@@ -491,6 +507,6 @@ def _spread_out(
         made,
         posterior,
         run.noise.variation,
-        np.append(_call_seconds(occupancy), 1e-3),
+        np.append(_call_seconds(occupancy, own_s), 1e-3),
         response,
     )

@@ -283,8 +283,11 @@ def _placed(blocks: list[sparse.csr_matrix], upto: int, shape: tuple[int, int]) 
 def _overlaps(
     occupancy: Occupancy, part: slice, edges: Ints, shape: tuple[int, int]
 ) -> tuple[tuple[int, sparse.csr_matrix] | None, sparse.csr_matrix | None]:
-    """Nanoseconds of some spans by row and site: those of spans within a few rows as a block of rows that begins at a
-    number, the others' as a whole matrix. A span gives its time to its own site and takes it from the one around it."""
+    """Nanoseconds of some spans by row and site.
+
+    Those of spans within a few rows come as a block of rows that begins at a number, the others' as a whole
+    matrix. A span gives its time to its own site and takes it from the one around it.
+    """
     start, end = np.maximum(occupancy.start_ns[part], edges[0]), np.minimum(occupancy.end_ns[part], edges[-1])
     seen = np.flatnonzero(end > start)
     if not len(seen):
