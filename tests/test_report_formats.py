@@ -336,3 +336,33 @@ def test_markdown_tables_have_as_many_cells_in_every_row(run, ledger):
     for block in text.split("\n\n"):
         bars = {line.replace("\\|", "").count("|") for line in block.splitlines() if line.startswith("|")}
         assert len(bars) <= 1
+
+
+@pytest.mark.parametrize("name", [*ALL, "html", "json", "text"])
+def test_a_rail_that_was_never_read_is_unknown_in_every_format(name, run, ledger):
+    import dataclasses
+
+    from joulemeter.ledger import UNKNOWN
+
+    blank = [
+        dataclasses.replace(
+            rail, energy=UNKNOWN, idle=UNKNOWN, attributed_j=math.nan, unattributed_j=math.nan
+        )
+        for rail in ledger.rails
+    ]
+    unread = dataclasses.replace(run, reading_rail=run.reading_rail[:0], reading_t_ns=run.reading_t_ns[:0])
+    unread = dataclasses.replace(unread, reading_value=run.reading_value[:0])
+    sites = [
+        dataclasses.replace(
+            site,
+            rails=tuple(
+                dataclasses.replace(entry, exclusive=UNKNOWN, inclusive=UNKNOWN, joint=None)
+                for entry in site.rails
+            ),
+        )
+        for site in ledger.sites
+    ]
+    unknown = dataclasses.replace(ledger, rails=tuple(blank), sites=tuple(sites))
+    written = reports.format_named(name).render(unread, unknown)
+    if name in ("csv", "folded", "json", "markdown", "speedscope", "text"):
+        assert "nan" not in written.lower()
