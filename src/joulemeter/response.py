@@ -34,7 +34,7 @@ SHORTLIST = 24
 LONGEST_LAG_NS = 600_000_000
 LONGEST_WINDOW_NS = 2_000_000_000
 
-USUAL_WINDOW = 3.0
+USUAL_WINDOW = 8.0
 """How much likelier beforehand, as a logarithm, a window of the meter's own period is than any other."""
 
 
