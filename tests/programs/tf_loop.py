@@ -19,7 +19,7 @@ def step(a, c):
         loss = tf.reduce_mean(error**2)
     gradients = tape.gradient(loss, [w, b])
     if loss > 0.0:
-        for v, g in zip([w, b], gradients):
+        for v, g in zip([w, b], gradients, strict=True):
             v.assign_sub(0.1 * g)
     total = tf.constant(0.0)
     for i in tf.range(3):

@@ -33,7 +33,7 @@ optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
 schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
 for epoch in range(2):
     net.train()
-    for step, (x, y) in enumerate(DataLoader(train, batch_size=64, shuffle=True)):
+    for _step, (x, y) in enumerate(DataLoader(train, batch_size=64, shuffle=True)):
         optimizer.zero_grad()
         loss = loss_of(net(x), y)
         loss.backward()

@@ -199,7 +199,7 @@ class Walk:
         elif isinstance(callee, ast.Name) and callee.id == "super":
             self.made.skipped.append((node, "super() must stand in the method itself"))
         else:
-            where = Where(node, Where(callee))
+            where = Where(node, callee)
             node.func = self.gate(CALL, callee, scope, where, callee)
             if isinstance(callee, ast.Attribute):
                 start_at_attribute(node, callee)
@@ -386,6 +386,7 @@ def start_at_attribute(call: ast.Call, callee: ast.Attribute) -> None:
         return
     plain = len(call.args) + len(call.keywords) < 29 and all(keyword.arg for keyword in call.keywords)
     if plain and not any(isinstance(argument, ast.Starred) for argument in call.args):
+        call.began = call.lineno, call.col_offset  # type: ignore[attr-defined]
         gate: Any = call.func
         start = {"lineno": gate.lineno, "col_offset": gate.col_offset, "end_lineno": gate.end_lineno}
         start["end_col_offset"] = gate.end_col_offset

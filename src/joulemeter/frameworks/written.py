@@ -68,7 +68,8 @@ class Text:
 
     def span(self, node: Any) -> tuple[int, int]:
         """Where a node begins and ends, in characters from the start of the source."""
-        return self._at(node.lineno, node.col_offset), self._at(node.end_lineno, node.end_col_offset)
+        began = getattr(node, "began", (node.lineno, node.col_offset))
+        return self._at(*began), self._at(node.end_lineno, node.end_col_offset)
 
     def _at(self, line: int, column: int) -> int:
         return self._starts[line - 1] + in_characters(self._lines[line - 1], column)
@@ -103,7 +104,11 @@ def edits_of(text: Text, kind: int, where: Where) -> list[Edit]:
         at = text.operator(text.span(left)[1], text.span(right)[0])
         return [*around(start, end, name), Edit(at, at + 1, 0, ",")]
     (given,) = where.given
-    return around(*text.span(given), name, bare=issubclass(given.kind, BARE))
+    return around(
+        *text.span(given),
+        name,
+        bare=issubclass(given.kind if isinstance(given, Where) else type(given), BARE),
+    )
 
 
 def around(start: int, end: int, name: str, bare: bool = False) -> list[Edit]:
