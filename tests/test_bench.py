@@ -180,3 +180,18 @@ def test_an_energy_nobody_saw_is_not_a_number(tmp_path: Path) -> None:
 
     bench.bench(tmp_path / "d", bench.Plan(0.3, families=("relu",), models=None), Blind())
     assert all(math.isnan(record.energy_j) for record in dataset.read(tmp_path / "d").records)
+
+
+def test_new_samples_go_where_the_interval_is_widest_not_where_an_error_was_large() -> None:
+    from joulemeter.models.predictor import Estimates
+
+    few = [Kernel("relu", {"elements": n}) for n in (1, 2, 3)]
+
+    class Learnt:
+        def predict(self, made: Sequence[Kernel], works: Sequence[object]) -> Estimates:
+            value = np.array([1.0, 1.0, 1.0])
+            return Estimates(
+                value, np.array([0.9, 0.5, 0.8]), np.array([1.1, 2.0, 9.0 / 8]), value > 0, ((),) * 3
+            )
+
+    assert bench.widest(few, Learnt()) is few[1]  # type: ignore[arg-type]

@@ -148,7 +148,9 @@ def test_what_networks_taught_is_kept_with_the_predictor() -> None:
 
     predictor = Predictor("d", "torch", "estimated", {"energy_j": {}}, {}, {})
     made = Pricing(
-        predictor, {"time_s": Calibration((1.0, 0.9, 1e-6, 0.0), 0.1, 5)}, (("conv", "relu", "conv-relu"),)
+        predictor,
+        {"time_s": Calibration((1.0, 0.9, 1e-6, 0.0), 0.1, 5, 2e-6)},
+        (("conv", "relu", "conv-relu"),),
     )
     again = pricing.pricing_of(pricing.kept(made))
     assert again.calibrations == made.calibrations
@@ -305,3 +307,15 @@ def test_what_lies_outside_the_training_domain_is_said(toy: Path) -> None:
         pricing.opened(toy / "toy.joules"),
     )
     assert any("never measured" in each and "lstm" in each for each in strange.warnings)
+
+
+def test_a_view_costs_what_views_were_measured_to_cost() -> None:
+    views = [
+        Record(level="kernel", family="view", origin="estimated", time_s=t, energy_j=10 * t)
+        for t in (1e-6, 2e-6, 9e-6)
+    ]
+    nets = [record(f"n{i}", f"f{i % 4}", [(RELU, 1 + i), (CONV, 2)], 1e-4 * (1 + i)) for i in range(6)]
+    found = pricing.learn(Law(), [*views, *nets])
+    assert found.calibration("time_s").view == 2e-6
+    priced = price(network(node(layers.view(), "v"), node(RELU, "r")), found)
+    assert next(row for row in priced.kernels if row.name == "view").time_s == pytest.approx(2e-6)

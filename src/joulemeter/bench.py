@@ -27,6 +27,7 @@ from joulemeter.record import Record
 from joulemeter.rig import Call, rig
 
 if TYPE_CHECKING:
+    from joulemeter.models.predictor import Predictor
     from joulemeter.timeline import Timeline
 
 DEVICE_FILE = "device.json"
@@ -35,6 +36,11 @@ MODEL_SHARE = 0.35
 WINDOW_S = 0.15
 """How long one kernel is repeated where its energy is not read off a slow meter."""
 _BATCH_S = 0.004
+ADAPTIVE_FROM = 0.6
+"""The part of the kernels' time after which samples go where the predictor knows least."""
+CANDIDATES = 6
+_LONG_S = 300.0
+"""Shorter benches have no time to learn in between."""
 _FEWEST_BATCHES = 9
 _FEWEST_QUIET = 5
 _FLUSH = 40
@@ -125,13 +131,16 @@ def bench(
     log = _Log(folder, this, plan, stage)
     rules = {backend: fusion.learn(backend, plan.device, 0.03 * plan.budget_s) for backend in plan.backends}
     last = 1.0 - (MODEL_SHARE if plan.models is not None else 0.0)
-    for kernel, backend in _samples(plan, done):
-        if spent() >= last:
-            break
-        tally.kernels += log.kernel(kernel, backend, tally)
-        if progress and tally.kernels % 10 == 0:
-            progress(f"{tally.kernels} kernels", spent())
-    log.flush()
+    samples = _samples(plan, done)
+    for until in (ADAPTIVE_FROM * last, last):
+        while spent() < until:
+            kernel, backend = next(samples)
+            tally.kernels += log.kernel(kernel, backend, tally)
+            if progress and tally.kernels % 10 == 0:
+                progress(f"{tally.kernels} kernels", spent())
+        log.flush()
+        if until < last and plan.budget_s >= _LONG_S:
+            samples = _least_known(samples, folder)
     for definition in _definitions(plan, done):
         if spent() >= 1:
             break
@@ -190,6 +199,34 @@ def _samples(plan: Plan, done: set[str]) -> Iterator[tuple[Kernel, str]]:
             if key not in done or kernel.family == "view":
                 done.add(key)
                 yield kernel, backend
+
+
+def _least_known(samples: Iterator[tuple[Kernel, str]], folder: Path) -> Iterator[tuple[Kernel, str]]:
+    """Of every few samples the one whose interval is widest, by what has been measured so far.
+
+    The interval says where little is known before anything is measured there; how badly a prediction turned
+    out is never looked at.
+    """
+    from joulemeter.models import learning
+
+    records = dataset.read(folder).records
+    known = {}
+    for backend in {record.backend for record in records if record.level == "kernel"}:
+        mine = [r for r in records if r.level == "kernel" and r.backend == backend]
+        if any(record.energy_j > 0 for record in mine):
+            known[backend] = learning.fit(mine)
+    while True:
+        few = [next(samples) for _ in range(CANDIDATES)]
+        backend = few[0][1]
+        same = [kernel for kernel, each in few if each == backend]
+        yield (widest(same, known[backend]), backend) if backend in known else few[0]
+
+
+def widest(candidates: Sequence[Kernel], predictor: Predictor) -> Kernel:
+    """The candidate whose predicted interval is widest for its value; one that has none first of all."""
+    estimates = predictor.predict(candidates, [kernels.work(each) for each in candidates])
+    width = np.log(np.maximum(estimates.high, 1e-300) / np.maximum(estimates.low, 1e-300))
+    return candidates[int(np.argmax(np.where(np.isnan(width), np.inf, width)))]
 
 
 def _worthwhile(backend: str) -> tuple[str, ...]:

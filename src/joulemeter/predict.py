@@ -16,7 +16,7 @@ from joulemeter import kernels
 from joulemeter.kernel import Kernel, Work
 from joulemeter.ledger import number
 from joulemeter.network import Network, Node, Rule, fold, fuse
-from joulemeter.pricing import QUANTITIES, Calibration, Pricing, Quantity, is_product
+from joulemeter.pricing import QUANTITIES, Calibration, Pricing, Quantity, estimates, is_product
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -161,11 +161,11 @@ def price_all(networks: Sequence[Network], pricing: Pricing, deployed: bool | No
     ready = [as_run(each, pricing.rules, deployed) for each in networks]
     flat = [kernel for network in ready for kernel in network.kernels]
     works = [kernels.work(kernel) for kernel in flat]
-    estimates = {q: pricing.predictor.predict(flat, works, q) for q in QUANTITIES}
+    prices = {q: estimates(pricing.predictor, flat, q, pricing.calibration(q).view) for q in QUANTITIES}
     made, start = [], 0
     for network in ready:
         end = start + len(network.kernels)
-        mine = {q: _slice(each, start, end) for q, each in estimates.items()}
+        mine = {q: _slice(each, start, end) for q, each in prices.items()}
         made.append(_priced(network, works[start:end], mine, pricing))
         start = end
     return made

@@ -32,7 +32,7 @@ from joulemeter.record import Record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from joulemeter.models.predictor import Predictor
+    from joulemeter.models.predictor import Estimates, Predictor
 
 Quantity = Literal["energy_j", "time_s"]
 QUANTITIES: tuple[Quantity, ...] = ("energy_j", "time_s")
@@ -53,6 +53,8 @@ class Calibration:
     costs: tuple[float, ...]
     spread: float
     networks: int
+    view: float = math.nan
+    """What a view costs, which has no shape to learn from: the median of those measured."""
 
     def total(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
         """The totals (n,) of networks with ``amounts`` (n, 4)."""
@@ -80,13 +82,16 @@ class Pricing:
 
 
 def amounts(
-    predictor: Predictor, compositions: Sequence[Sequence[tuple[Kernel, float]]], quantity: Quantity
+    predictor: Predictor,
+    compositions: Sequence[Sequence[tuple[Kernel, float]]],
+    quantity: Quantity,
+    view: float = math.nan,
 ) -> NDArray[np.float64]:
     """What TERMS multiply, for networks given as kernels with counts: shape (n, 4). One call prices all
     kernels.
     """
     flat = [kernel for composition in compositions for kernel, _ in composition]
-    values = predictor.predict(flat, [kernels.work(each) for each in flat], quantity).value
+    values = estimates(predictor, flat, quantity, view).value
     rows, start = np.zeros((len(compositions), len(TERMS))), 0
     for i, composition in enumerate(compositions):
         counts = np.array([count for _, count in composition], np.float64)
@@ -95,6 +100,18 @@ def amounts(
         rows[i] = prices[product].sum(), prices[~product].sum(), counts.sum(), 1.0
         start += len(composition)
     return rows
+
+
+def estimates(
+    predictor: Predictor, made: Sequence[Kernel], quantity: Quantity, view: float = math.nan
+) -> Estimates:
+    """The predictor's prices of kernels; those of views are ``view`` where it is known."""
+    found = predictor.predict(made, [kernels.work(each) for each in made], quantity)
+    if math.isnan(view):
+        return found
+    views = np.array([kernel.family == "view" for kernel in made], bool)
+    value, low, high = (np.where(views, view, each) for each in (found.value, found.low, found.high))
+    return replace(found, value=value, low=low, high=high, own=found.own | views)
 
 
 def is_product(kernel: Kernel) -> bool:
@@ -117,10 +134,17 @@ def learn(predictor: Predictor, records: Sequence[Record], rules: Sequence[Rule]
         target = np.array([getattr(each, quantity) for each in networks])
         known = np.isfinite(target) & (target > 0)
         if known.sum() >= _FEWEST and quantity in predictor.families:
-            table = amounts(predictor, [m for m, k in zip(made, known, strict=True) if k], quantity)
+            view = _view(records, quantity)
+            table = amounts(predictor, [m for m, k in zip(made, known, strict=True) if k], quantity, view)
             names = np.array([each.family for each in networks])[known]
-            calibrations[quantity] = calibrate(table, target[known], names)
+            calibrations[quantity] = replace(calibrate(table, target[known], names), view=view)
     return Pricing(predictor, calibrations, tuple(rules))
+
+
+def _view(records: Sequence[Record], quantity: Quantity) -> float:
+    seen = [getattr(each, quantity) for each in records if each.level == "kernel" and each.family == "view"]
+    seen = [value for value in seen if value > 0]
+    return float(np.median(seen)) if seen else math.nan
 
 
 def calibrate(table: NDArray[np.float64], target: NDArray[np.float64], names: NDArray[Any]) -> Calibration:
@@ -161,7 +185,12 @@ def kept(pricing: Pricing) -> Predictor:
     """The predictor with what whole networks taught among its facts, so that one file holds both."""
     content = {
         "calibrations": {
-            quantity: {"costs": list(each.costs), "spread": number(each.spread), "networks": each.networks}
+            quantity: {
+                "costs": list(each.costs),
+                "spread": number(each.spread),
+                "networks": each.networks,
+                "view": number(each.view),
+            }
             for quantity, each in pricing.calibrations.items()
         },
         "rules": [list(rule) for rule in pricing.rules],
@@ -182,9 +211,9 @@ def pricing_of(predictor: Predictor) -> Pricing:
         for quantity in QUANTITIES:
             each = data["calibrations"].get(quantity)
             if each is not None:
-                spread = math.nan if each["spread"] is None else float(each["spread"])
+                spread, view = (math.nan if each[n] is None else float(each[n]) for n in ("spread", "view"))
                 costs = tuple(float(cost) for cost in each["costs"])
-                calibrations[quantity] = Calibration(costs, spread, int(each["networks"]))
+                calibrations[quantity] = Calibration(costs, spread, int(each["networks"]), view)
         rules = tuple((str(a), str(b), str(c)) for a, b, c in data["rules"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PredictorError(
