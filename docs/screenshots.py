@@ -35,20 +35,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, web.browser() as chromium:
         folder = Path(name)
         for scheme in ("light", "dark"):
-            keep(chromium, run_page(folder), f"report-{scheme}", scheme, 2350)
+            keep(chromium, run_page(folder), f"report-{scheme}", scheme, 1900)
         keep(chromium, board_page(folder), "leaderboard", "light", 1100)
         ui(chromium, folder)
 
 
 def run_page(folder: Path) -> Path:
-    """The page of the sample run, its names made plain, compared with the same run at nine tenths."""
+    """The page of the sample run, its names made plain."""
     script = folder / "train.py"
     script.write_text(SCRIPT)
     run = sample_run.run(folder, script)
     plain = dataclasses.replace(run.sites[2], name="torch.relu")
     run = dataclasses.replace(run, sites=(*run.sites[:2], plain, *run.sites[3:]))
     place = folder / "run.html"
-    place.write_text(html.page(run, sample_run.ledger(run), (run, sample_run.ledger(run, 0.9))))
+    place.write_text(html.render(run, sample_run.ledger(run)))
     (folder / "run.perfetto-trace").write_bytes(perfetto.render(run, sample_run.ledger(run)))
     return place
 
@@ -81,11 +81,11 @@ def keep(browser: Any, page: Path, name: str, scheme: str, height: int) -> None:
 
 
 def save(png: bytes, name: str, height: int) -> None:
-    """Crops, scales to 800 pixels across and keeps 128 colours."""
+    """Crops, scales to 720 pixels across and keeps 256 colours."""
     image = Image.open(io.BytesIO(png)).convert("RGB")
     image = image.crop((0, 0, image.width, min(height, image.height)))
-    image = image.resize((800, round(800 * image.height / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(128, method=Image.Quantize.MAXCOVERAGE).save(IMAGES / f"{name}.png", optimize=True)
+    image = image.resize((720, round(720 * image.height / image.width)), Image.Resampling.LANCZOS)
+    image.quantize(256).save(IMAGES / f"{name}.png", optimize=True)
 
 
 def ui(browser: Any, folder: Path) -> None:
