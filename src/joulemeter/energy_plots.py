@@ -109,7 +109,7 @@ def _loss(figure: Any, runs: Runs, fitted: Fitted) -> None:
         axes.step(energy[front], loss[front], where="post", color=colours[k], linewidth=1.5)
     axes.set(xscale="log", yscale="log", xlabel="energy of the training / J", ylabel="lowest test loss")
     axes.grid(True, which="major", alpha=0.25)
-    axes.legend(fontsize=8, title="lines: Pareto fronts")
+    axes.legend(fontsize=8, title="lines: Pareto fronts", loc="upper right")
     shown = "" if len(names) <= len(colours) else f"; {len(names) - len(colours)} data sets not shown"
     figure.suptitle(f"{runs.devices[0]}: energy against loss ({runs.origin}{shown})", fontsize=11)
 
