@@ -139,8 +139,8 @@ def _known_variance(record: Record, quantity: Quantity) -> float:
 
 
 def _chosen(families: dict[str, Family]) -> dict[str, list[str]]:
-    """The recipes chosen for energy, to be used for time without another choice."""
-    return {name: [m.recipe for m in family.regression.members] for name, family in families.items()}
+    """The recipe that serves best for energy, to be used for time without another choice."""
+    return {name: [family.regression.members[0].recipe] for name, family in families.items()}
 
 
 def _families(
@@ -220,7 +220,9 @@ def _family(
     if len(own) < regression.LEAST_ROWS:
         return shared
     options = None if tried is None else [r for r in tried.get(name, ()) if "/pooled/" not in r] or None
-    fitted = regression.fit(own.described, own.target, own.known_variance, np.arange(len(own)), options, seed)
+    groups = np.arange(len(own))
+    careful = tried is None
+    fitted = regression.fit(own.described, own.target, own.known_variance, groups, options, seed, careful)
     alone: _Choice = fitted.regression, fitted.mean, fitted.deviation
     if shared is None:
         return alone

@@ -132,10 +132,12 @@ def fit(
     groups: NDArray[np.int64],
     tried: Sequence[str] | None = None,
     seed: int = 0,
+    anew: bool = True,
 ) -> Fitted:
     """The best of the candidates ``tried`` (default: ``recipes``), or the mean of the few best.
 
-    ``target`` (n,) logarithms, ``groups`` (n,) numbers of the configuration.
+    ``target`` (n,) logarithms, ``groups`` (n,) numbers of the configuration. Without ``anew`` the
+    cross-validated figures keep the hyperparameters of all the rows: five times faster, a little too good.
     """
     folds = folded(groups, seed)
     made = []
@@ -149,9 +151,11 @@ def fit(
     error = [_error(target - mean) for _, mean, _ in made]
     best = _best(made, error, target)
     # The card and the intervals: the chosen learnt anew without each fold, hyperparameters too.
-    anew = [_held_out(m, described, target, known_variance, folds, seed, anew=True) for m, _, _ in best]
-    mean = np.mean([m for m, _ in anew], axis=0)
-    deviation = np.sqrt(np.mean([v for _, v in anew], axis=0))
+    held = [(m, v) for _, m, v in best]
+    if anew:
+        held = [_held_out(m, described, target, known_variance, folds, seed, anew) for m, _, _ in best]
+    mean = np.mean([m for m, _ in held], axis=0)
+    deviation = np.sqrt(np.mean([v for _, v in held], axis=0))
     inputs = features.table(described, best[0][0].columns)
     regression = Regression(tuple(m for m, _, _ in best), inputs.min(0), inputs.max(0))
     return Fitted(
