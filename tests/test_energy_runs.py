@@ -130,3 +130,9 @@ def test_repeated_configurations_share_one_training(tmp_path):
     assert len(found.trainings) == 1
     assert np.unique(found.which).tolist() == [0]
     assert len(found) == 50
+
+
+def test_threads_and_dtypes_that_differ_are_devices_of_their_own(tmp_path):
+    rows = [{**ROW, "threads": n, "dtype": "float32"} for n in (1, 2, 2)]
+    found = energy_runs.read(parquet(tmp_path / "sweep", rows)).runs
+    assert found.device.tolist() == ["cpu, 1 threads", "cpu, 2 threads", "cpu, 2 threads"]

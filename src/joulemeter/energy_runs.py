@@ -43,7 +43,7 @@ CONFIGURATION = (
     "epochs",
     "widths",
 )
-READ = (*CONFIGURATION, *ENERGY, *TIME, *LOSS, "device", "status", "origin")
+READ = (*CONFIGURATION, *ENERGY, *TIME, *LOSS, "device", "threads", "dtype", "status", "origin")
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _runs(columns: Columns, length: int) -> Runs:
     return Runs(
         tuple(trainings[int(k)] for k in used),
         index.astype(np.int64),
-        columns["device"].rows[keep].astype(str),
+        _devices(columns)[keep],
         energy[keep],
         np.where(time > 0, time, np.nan)[keep],
         _number(columns, LOSS, length)[keep],
@@ -225,6 +225,20 @@ def _runs(columns: Columns, length: int) -> Runs:
         or ("measured" if ENERGY[0] in columns else "unknown origin"),
         tuple(left_out),
     )
+
+
+def _devices(columns: Columns) -> Array:
+    """The device of each row; threads and dtypes that differ make devices of their own: ``cpu, 2 threads``."""
+    names = columns["device"].rows.astype(str)
+    for column, ending in (("threads", " threads"), ("dtype", "")):
+        if column not in columns or len(np.unique(columns[column].codes)) < 2:
+            continue
+        values = columns[column].distinct
+        texts = [
+            f", {value:g}{ending}" if values.dtype.kind == "f" else f", {value}{ending}" for value in values
+        ]
+        names = np.char.add(names, np.array(texts)[columns[column].codes])
+    return np.asarray(names)
 
 
 def _saying(rows: Array, reason: str) -> list[str]:
