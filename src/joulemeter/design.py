@@ -149,7 +149,9 @@ def _quantum(values: Floats) -> float:
     distinct = np.unique(np.round(values[:20_000], 9))
     if len(distinct) < 2 or len(distinct) > 0.8 * min(len(values), 20_000):
         return 0.0
-    return float(np.diff(distinct).min())
+    least = float(np.diff(distinct).min())
+    # A few values far apart are levels of power, not the meter's step.
+    return least if least < 0.05 * float(np.median(np.abs(values))) else 0.0
 
 
 def spacing_ns(timeline: Timeline) -> int:

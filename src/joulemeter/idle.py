@@ -30,6 +30,9 @@ WANDER = (2e-3, 5e-3, 1e-2, 2e-2)
 """How far idle may wander besides, as a fraction of itself per square root of a second: the likeliest is
 taken."""
 
+PLATEAU = 0.15
+"""A level this far above the lower ones is no drift: a device that stayed up, or work that no span shows."""
+
 KNOTS = 12
 """The most straight pieces that idle is made of."""
 
@@ -173,7 +176,8 @@ def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Flo
     A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far
     below is not.
     """
-    kept = np.ones(len(level), bool)
+    kept = level <= (1 + PLATEAU) * np.quantile(level, 0.2, method="lower") + 1e-12
+    high = ~kept
     for _ in range(4):
         mean, covariance = _likeliest(knots, at[kept], level[kept], variance[kept])
         expected = hats(knots, at) @ mean
@@ -181,6 +185,7 @@ def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Flo
         plateau = level - expected > np.maximum(4 * sigma, 0.04 * np.abs(expected))
         lowest = np.argmin(level)
         plateau[lowest] = False
+        plateau |= high
         if (plateau == ~kept).all():
             break
         kept = ~plateau
