@@ -81,7 +81,7 @@ def main() -> None:
     folder = options.data or Path(tempfile.mkdtemp(prefix="joulemeter-networks-")) / "data"
     if not folder.exists():
         plan = bench.Plan(units.parse_seconds(options.budget), clock=clock, backward=0.0)
-        with machine() as stage:
+        with machine(period_s=bench.period_s()) as stage:
             tally = bench.bench(folder, plan, stage, progress=_progress)
         print(
             f"\n{folder}: {tally.kernels} kernels, {tally.models} networks; left out {dict(tally.left_out)}"

@@ -39,6 +39,7 @@ _BATCH_S = 0.004
 ADAPTIVE_FROM = 0.6
 """The part of the kernels' time after which samples go where the predictor knows least."""
 CANDIDATES = 6
+_ESTIMATE_S = 0.1
 _LONG_S = 300.0
 """Shorter benches have no time to learn in between."""
 _FEWEST_BATCHES = 9
@@ -152,6 +153,16 @@ def bench(
     if dataset.is_dataset(folder):
         dataset.write_card(folder)
     return tally
+
+
+def period_s(specs: Sequence[str] | None = None) -> float | None:
+    """How often to read the meters: an estimate ten times a second, because each reading takes a CPU away
+    from
+    what is timed; a real meter at its own pace (None)."""
+    from joulemeter import sources
+
+    chosen = sources.default_specs() if specs is None else specs
+    return _ESTIMATE_S if all(spec.partition(":")[0] == sources.FALLBACK for spec in chosen) else None
 
 
 def _check(plan: Plan) -> None:

@@ -63,7 +63,8 @@ def command(
     plan = bench.Plan(
         units.parse_seconds(budget), _names(families), chosen, _names(backends), device=device, seed=seed
     )
-    with machine(sources.split_specs(source) if source else None) as stage:
+    specs = sources.split_specs(source) if source else None
+    with machine(specs, bench.period_s(specs)) as stage:
         tally = bench.bench(output, plan, stage, resume, _shown if sys.stderr.isatty() else None)
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
