@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 demo: $(VENV)/.demo
 	rm -rf demo-run
 	$(BIN)/joulemeter run --output demo-run examples/train_digits.py
+	$(BIN)/joulemeter report demo-run --format html --output demo-run/report.html
+	@echo "The same as a page: demo-run/report.html"
 
 test: $(VENV)/.test check
 	$(BIN)/python -m pytest

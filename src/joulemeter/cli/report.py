@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from joulemeter.cli import _carbon
+from joulemeter.cli import _carbon, _cards
 
 
 @click.command()
@@ -30,13 +30,22 @@ from joulemeter.cli import _carbon
     callback=lambda context, _, wanted: _list(context, wanted),
     help="List the formats.",
 )
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="With --format html: compare with this run.",
+)
 @_carbon.options
-def command(path: Path, form: str, output: Path | None, **carbon: Any) -> None:
+def command(path: Path, form: str, output: Path | None, against: Path | None, **carbon: Any) -> None:
     """Show where the joules of a run went, from its run folder.
+
+    Data sets, predictors, energy models and scores (JSON) are known too, and shown as text, json or html.
 
     \b
       joulemeter report joulemeter-run-1
       joulemeter report joulemeter-run-1 --format json -o run.json
+      joulemeter report joulemeter-run-2 --format html --against joulemeter-run-1 -o compared.html
     """
     from joulemeter import report, run
     from joulemeter.carbon import noted
@@ -44,12 +53,20 @@ def command(path: Path, form: str, output: Path | None, **carbon: Any) -> None:
 
     if _is_series(path, form, output):
         return
+    card = _cards.shown(path, form)
+    if card is not None:
+        _write(card, output)
+        return
     view = report.format_named(form)
     recorded = run.load(path)
     ledger = recorded.ledger(fraction_bar("attributing"))
     found = _carbon.footprint(ledger.total, **carbon)
     if found is not None:
         ledger = noted(ledger, found)
+    if against is not None:
+        other = run.load(against)
+        _write(_cards.compared(form, (recorded, ledger), (other, other.ledger())), output)
+        return
     if form == "text" and output is None and sys.stdout.isatty():
         from rich.console import Console
 
