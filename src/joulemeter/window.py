@@ -30,8 +30,9 @@ def of_rail(line: Timeline, start_ns: int, end_ns: int) -> Energy:
     """One rail's joules from ``start_ns`` to ``end_ns`` (the rail's lag taken off).
 
     A cumulative energy never decreases, so at a moment between two readings it lies between theirs, and a
-    counter that refreshes every ``period_ns`` may in truth be one refresh further on than it reads. Those
-    bounds, at both ends, and the meter's relative error make the interval.
+    counter that refreshes every ``period_ns`` may in truth be one refresh further on than it reads, or one
+    behind where its source stamped a reading with a refresh too early. Those bounds, at both ends, and the
+    meter's relative error make the interval.
     """
     lag = line.rail.lag_ns or 0
     start_ns, end_ns = start_ns + lag, end_ns + lag
@@ -50,13 +51,9 @@ def _bounds(line: Timeline, t_ns: int) -> tuple[float, float]:
     after = min(int(np.searchsorted(line.t_ns, t_ns, side="left")), len(line.t_ns) - 1)
     before = after if line.t_ns[after] == t_ns else max(after - 1, 0)
     below, above = float(line.energy_j[before]), float(line.energy_j[after])
-    if line.rail.kind == "counter":
-        above += _power_w(line, after) * line.rail.period_ns / 1e9
-    else:
-        # A gauge's samples are means over a period that nobody aligned with ours.
-        slack = _power_w(line, after) * line.rail.period_ns / 1e9
-        below, above = below - slack, above + slack
-    return below, above
+    # A gauge's samples, too, are means over a period that nobody aligned with ours.
+    slack = _power_w(line, after) * line.rail.period_ns / 1e9
+    return below - slack, above + slack
 
 
 def _power_w(line: Timeline, at: int) -> float:

@@ -122,6 +122,11 @@ class Refresh:
         """Whether the pace is known."""
         return self._edge_ns is not None
 
+    @property
+    def trusted(self) -> bool:
+        """Whether nothing has contradicted the pace since a refresh last came where it was expected."""
+        return self.known and self._doubts == 0
+
     def acquire(self, edges_ns: list[int]) -> None:
         """Learns the pace from refreshes seen one after another, of which some may have been missed; where
         they come unsteadily, that there is none."""
@@ -233,7 +238,8 @@ class Powercap:
     def _refreshed_ns(self, number: int, t_ns: int, before: Reading | None) -> int:
         """When the counter took the value read at ``t_ns``."""
         refresh = self._refreshes[number]
-        if refresh.clear_of(t_ns):
+        overdue = t_ns > self._look_ns[number] + _LOOK_NS[1]
+        if overdue or not refresh.trusted or refresh.clear_of(t_ns):
             return t_ns
         edge_ns = round(refresh.before(t_ns))
         if before is not None and edge_ns <= before.t_ns:
