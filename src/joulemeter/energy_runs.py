@@ -228,7 +228,7 @@ def _runs(columns: Columns, length: int) -> Runs:
 
 
 def _devices(columns: Columns) -> Array:
-    """The device of each row; threads and dtypes that differ make devices of their own: ``cpu, 2 threads``."""
+    """The device of each row; where threads or dtypes differ, one device each: ``cpu, 2 threads``."""
     names = columns["device"].rows.astype(str)
     for column, ending in (("threads", " threads"), ("dtype", "")):
         if column not in columns or len(np.unique(columns[column].codes)) < 2:

@@ -129,8 +129,12 @@ def _asked(function: Any) -> Any:
         click.option("--rows", type=click.IntRange(1), help="Rows of a data set of yours."),
         click.option("--inputs", type=click.IntRange(1), help="Its encoded inputs."),
         click.option("--outputs", type=click.IntRange(1), help="Its encoded outputs."),
-        click.option("--epochs", default=3000, show_default=True, type=click.IntRange(1)),
-        click.option("--batch-size", default=256, show_default=True, type=click.IntRange(1)),
+        click.option(
+            "--epochs", default=3000, show_default=True, type=click.IntRange(1), help="Passes over the rows."
+        ),
+        click.option(
+            "--batch-size", default=256, show_default=True, type=click.IntRange(1), help="Rows of a batch."
+        ),
         click.option(
             "--network", type=PATH, help="A network's file (ONNX) in place of --params, --depth and --shape."
         ),
