@@ -213,12 +213,33 @@ def outermost(function: Callable[..., Any], *arguments: Any) -> Any:
     return run_main(function, *arguments)
 
 
+def strip(error: BaseException) -> None:
+    """Takes our frames, those of wrappers in the middle too, out of an error and of those it came from."""
+    wrappers = os.path.join(os.path.dirname(os.path.abspath(__file__)), "frameworks") + os.sep
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is None or any(each is one for one in seen):
+            continue
+        seen.append(each)
+        waiting += [each.__cause__, each.__context__]
+        theirs, trace = [], each.__traceback__
+        while trace is not None:
+            name = trace.tb_frame.f_code.co_filename
+            if name not in OURS and not name.startswith(wrappers):
+                theirs.append(trace)
+            trace = trace.tb_next
+        # The last one's next is None; where no frame is theirs, there is nothing to link.
+        for here, after in zip(theirs, [*theirs[1:], None], strict=False):
+            here.tb_next = after
+        each.__traceback__ = theirs[0] if theirs else None
+
+
 def report(error: BaseException) -> int:
     """Prints an uncaught exception as Python would, without frames of ours; the exit status."""
+    strip(error)
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename in OURS:
-        trace = trace.tb_next
-    error.__traceback__ = trace
     sys.last_type, sys.last_value, sys.last_traceback = type(error), error, trace
     try:
         sys.excepthook(type(error), error, trace)
