@@ -52,6 +52,10 @@ STEADY_S = 0.01
 ALIKE = 0.15
 """Long calls of one site draw powers that scatter by about this fraction."""
 
+MARGIN = 1.4
+"""Variances are at least this much larger than the model's own: it takes noise, outliers and response as if they were
+known exactly, which on simulated machines makes it too sure by about a fifth."""
+
 STRETCHES = 40
 """Stretches of rows over which errors are compared with what is said of them."""
 
@@ -319,7 +323,7 @@ def _fitted(
 
 
 def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
-    """By what factor errors exceed what V says of them, seen over stretches of many rows; at least 1.
+    """By what factor errors exceed what V says of them, seen over stretches of many rows; at least MARGIN.
 
     If V were right, the pull of a stretch's errors on a power would have the variance that the stretch adds
     to the normal equations (the sandwich of White 1982, Econometrica 50, 1, here as one factor for all).
@@ -336,8 +340,8 @@ def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, e
     # Columns whose rows say less than their prior tell nothing of V.
     told = said * at**2 > 4
     if len(starts) < 8 or not told.any():
-        return 1.0
-    return float(np.clip(np.mean(seen[told] / said[told]), 1.0, 25.0))
+        return MARGIN
+    return float(np.clip(np.mean(seen[told] / said[told]), MARGIN, 25.0))
 
 
 def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
