@@ -124,7 +124,7 @@ def mobilenets(path: Path, train: Sequence[Record]) -> tuple[NDArray[np.float64]
         works: list[Work] = []
         for layer in layers.values():
             row = {
-                "kernel": layer["op"], "HW": layer.get("inputh") or 7, "CIN": layer["cin"], "COUT": layer.get("cout"),
+                "kernel": layer["op"], "HW": 7 if layer["op"] == "global-pool" else layer.get("inputh", 1), "CIN": layer["cin"], "COUT": layer.get("cout"),
                 "KERNEL_SIZE": layer.get("ks"), "STRIDES": layer.get("stride"), "energy_mJ": 1,
             }  # fmt: skip
             record = deepen_kernels.record({k: v for k, v in row.items() if v is not None}, path.name)
