@@ -357,7 +357,7 @@ def _shared(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[
         Energy(total, total, total),
         Energy(idle_j, 0.0, total),
         attributed,
-        total - idle_j - attributed,
+        max(total - idle_j - attributed, 0.0),
         gaps=timeline.gaps,
         lag_ns=response.lag_ns,
         window_ns=response.window_ns,

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
 
 
+TICKS = 5
+"""Rows that are added up where a counter ticks about as often as it is read."""
+
+FINEST_S = 0.005
+"""Counters tick about every millisecond (RAPL) or more slowly: rows shorter than a few ticks are added up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """How a meter answers: what it shows at ``t`` happened in [t − lag − window, t − lag].
@@ -152,6 +159,45 @@ def _quantum(values: Floats) -> float:
     least = float(np.diff(distinct).min())
     # A few values far apart are levels of power, not the meter's step.
     return least if least < 0.05 * float(np.median(np.abs(values))) else 0.0
+
+
+def blur_ns(rows: Windows) -> int:
+    """How far about an edge to look for what a wrong lag would do: a fiftieth of a row, 20 µs to 2 ms."""
+    return int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
+
+
+def ticks_apart(rows: Windows) -> int:
+    """How many rows of a counter to add up so that its ticks are a small part of one.
+
+    A counter that ticks about as often as it is read shows energy of an age that drifts and jumps: over one
+    row those errors are neither small nor independent. It gives itself away by readings that show nothing
+    new.
+    """
+    if not rows.linked.any():
+        return 1
+    apart = TICKS if rows.stale > 0.003 else 1
+    return max(apart, int(np.ceil(FINEST_S / float(np.median(rows.length_s)))))
+
+
+def coarser(rows: Windows, every: int) -> Windows:
+    """Every few neighbouring rows added up to one; of windows that reach far into each other, some."""
+    if rows.overlapping:
+        reach = float(np.median(rows.length_s)) / max(float(np.median(np.diff(rows.end_ns))) / 1e9, 1e-9)
+        return rows.take(slice(None, None, max(every, int(reach / 32) + 1)))
+    if every <= 1:
+        return rows
+    chain = np.cumsum(~rows.linked)
+    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(rows.linked, 0, np.arange(len(rows))))
+    fresh = np.append(True, (np.diff(chain) > 0)) | (place % every == 0)
+    first = np.flatnonzero(fresh)
+    last = np.append(first[1:], len(rows)) - 1
+    return replace(
+        rows,
+        start_ns=rows.start_ns[first],
+        end_ns=rows.end_ns[last],
+        energy_j=np.add.reduceat(rows.energy_j, first),
+        linked=rows.linked[first],
+    )
 
 
 def spacing_ns(timeline: Timeline) -> int:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from joulemeter.design import Design, Response, Stretches, Windows, design, windows
+from joulemeter.design import (
+    Design,
+    Response,
+    Stretches,
+    Windows,
+    blur_ns,
+    coarser,
+    design,
+    ticks_apart,
+    windows,
+)
 from joulemeter.idle import Idle
 from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised, weighed_errors
 from joulemeter.occupancy import Occupancy
@@ -37,12 +47,6 @@ ROUGH = 20_000
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
 
-TICKS = 5
-"""Rows that are added up where a counter ticks about as often as it is read."""
-
-FINEST_S = 0.005
-"""Counters tick about every millisecond (RAPL) or more slowly: rows shorter than a few ticks are added up."""
-
 MOST_SINGLE = 60
 """Long calls that get a power of their own."""
 
@@ -53,7 +57,8 @@ ALIKE = 0.15
 """Long calls of one site draw powers that scatter by about this fraction."""
 
 MARGIN = 1.4
-"""Variances are at least this much larger than the model's own: it takes noise, outliers and response as if they were
+"""Variances are at least this much larger than the model's own: it takes noise, outliers and response as if
+they were
 known exactly, which on simulated machines makes it too sure by about a fifth."""
 
 STRETCHES = 40
@@ -224,47 +229,8 @@ def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_
     inside = quiet.gathered_ns(rows.end_ns) - quiet.gathered_ns(rows.start_ns) >= rows.end_ns - rows.start_ns
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
-    rows = _coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, _ticks_apart(rows)))
-    return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), _around(rows))
-
-
-def _around(rows: Windows) -> int:
-    """How far about an edge to look for what a wrong lag would do: a fiftieth of a row, 20 µs to 2 ms."""
-    return int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
-
-
-def _ticks_apart(rows: Windows) -> int:
-    """How many rows of a counter to add up so that its ticks are a small part of one.
-
-    A counter that ticks about as often as it is read shows energy of an age that drifts and jumps: over one
-    row those errors are neither small nor independent. It gives itself away by readings that show nothing
-    new.
-    """
-    if not rows.linked.any():
-        return 1
-    apart = TICKS if rows.stale > 0.003 else 1
-    return max(apart, int(np.ceil(FINEST_S / float(np.median(rows.length_s)))))
-
-
-def _coarser(rows: Windows, every: int) -> Windows:
-    """Every few neighbouring rows added up to one; of windows that reach far into each other, some."""
-    if rows.overlapping:
-        reach = float(np.median(rows.length_s)) / max(float(np.median(np.diff(rows.end_ns))) / 1e9, 1e-9)
-        return rows.take(slice(None, None, max(every, int(reach / 32) + 1)))
-    if every <= 1:
-        return rows
-    chain = np.cumsum(~rows.linked)
-    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(rows.linked, 0, np.arange(len(rows))))
-    fresh = np.append(True, (np.diff(chain) > 0)) | (place % every == 0)
-    first = np.flatnonzero(fresh)
-    last = np.append(first[1:], len(rows)) - 1
-    return replace(
-        rows,
-        start_ns=rows.start_ns[first],
-        end_ns=rows.end_ns[last],
-        energy_j=np.add.reduceat(rows.energy_j, first),
-        linked=rows.linked[first],
-    )
+    rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, ticks_apart(rows)))
+    return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), blur_ns(rows))
 
 
 def _fitted(
@@ -318,7 +284,7 @@ def _fitted(
         noise,
         call_s,
         found.mean[found.columns + len(idle.mean_w) :],
-        _around(plain.windows),
+        blur_ns(plain.windows),
     )
 
 
