@@ -167,7 +167,7 @@ def _shape(family: str, row: Mapping[str, Any]) -> dict[str, Value]:
         }
     if family.startswith("dwconv"):
         shape |= {"out_channels": shape["in_channels"], "groups": shape["in_channels"]}
-    elif c_out:
+    elif c_out and family.startswith("conv"):
         shape["out_channels"] = c_out
     return shape
 
