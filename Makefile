@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 	@echo "The same as a page: demo-run/report.html"
 
 test: $(VENV)/.test check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
 
 check: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks

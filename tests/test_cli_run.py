@@ -192,6 +192,8 @@ def test_two_runs_at_once_have_a_folder_each(tmp_path: Path) -> None:
         (["run", "none.py"], 2, "none.py: there is no such script"),
         (["run", "--source", "sundial", "x.py"], 2, "there is no source 'sundial'"),
         (["run", "--period", "fast", "x.py"], 2, "'fast' is not a quantity"),
+        (["run", "--api", "toch", "x.py"], 2, "the API 'toch' cannot be imported"),
+        (["run", "--level", "atom", "x.py"], 2, "there is no level 'atom'"),
         (["run", "-o", "taken", "x.py"], 4, "taken: exists already"),
         (["run", "-o", "taken", "--force", "x.py"], 4, "no run folder"),
         (["run", "-o", "x.py/run", "x.py"], 4, "cannot be made"),

@@ -74,16 +74,18 @@ def check_levels(levels: tuple[str, ...]) -> None:
             raise UsageError(f"there is no level '{level}'", f"one of {', '.join(LEVELS)}")
 
 
-def check_apis(apis: tuple[str, ...]) -> None:
+def check_apis(apis: tuple[str, ...], beside: str = "") -> None:
     """Raises UsageError for an API whose package cannot be imported, with names that come near.
 
-    Looks at the package alone: to look further, it would have to be imported.
+    Looks at the package alone: to look further, it would have to be imported. ``beside`` is the program's
+    folder, whose modules the program can import too.
     """
-    from importlib.util import find_spec
+    from importlib.machinery import PathFinder
 
     for api in apis:
         top = api.partition(".")[0]
-        if top not in sys.modules and find_spec(top) is None:
+        here = PathFinder.find_spec(top, [beside or os.getcwd(), *sys.path])
+        if top not in sys.modules and top not in sys.builtin_module_names and here is None:
             import difflib
             import pkgutil
 

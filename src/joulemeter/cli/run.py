@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     help="run, api, module, operator, kernel: how fine, several together.",
 )
 @click.option(
+    "--rewrite",
+    metavar="NAME,…",
+    help="Packages whose own calls are metered too. Default: the script and the modules beside it.",
+)
+@click.option(
     "--source",
     metavar="NAME,…",
     help="Meters to read (see `joulemeter doctor`). Default: all that answer, else the estimate.",
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
 def command(
     api: str | None,
     level: str,
+    rewrite: str | None,
     source: str | None,
     period: str | None,
     folder: Path | None,
@@ -95,7 +101,7 @@ def command(
     supervise = functools.partial(
         supervisor.supervise,
         what,
-        launcher=[*(["--api", api] if api is not None else []), "--level", level],
+        launcher=_launcher(program[0], module or code, api, level, rewrite),
         specs=sources.split_specs(source) if source is not None else sources.default_specs(),
         period_ns=None if period is None else round(units.parse_seconds(period) * 1e9),
         idle_s=units.parse_seconds(idle),
@@ -107,6 +113,18 @@ def command(
     if not quiet:
         _show(outcome)
     supervisor.end_like(outcome.status)
+
+
+def _launcher(program: str, elsewhere: bool, api: str | None, level: str, rewrite: str | None) -> list[str]:
+    """The launcher's options, refused here, before anything runs, where they name what is not there."""
+    from joulemeter import launch
+
+    launch.check_levels(tuple(level.split(",")))
+    launch.check_apis(
+        tuple((api or "").split(",")) if api else (), "" if elsewhere else str(Path(program).parent)
+    )
+    given = {"--api": api, "--level": level, "--rewrite": rewrite}
+    return [word for option, value in given.items() if value is not None for word in (option, value)]
 
 
 def _repeat(
