@@ -1,5 +1,9 @@
 """PyTorch's modules as spans."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -120,3 +124,42 @@ def test_a_wrapper_put_over_ours_stays_and_ours_falls_silent() -> None:
 def test_an_unknown_level_is_refused() -> None:
     with pytest.raises(UsageError, match="no level 'kernel'"):
         modules.tracer("kernel")
+
+
+RAISES = """
+import torch
+
+class Net(torch.nn.Module):
+    def forward(self, x):
+        return self.missing(x)
+
+def main():
+    try:
+        torch.nn.Sequential(Net())(torch.ones(1))
+    except AttributeError as error:
+        raise ValueError("chained") from error
+
+main()
+"""
+
+
+def test_an_exception_through_modules_prints_the_programs_own_traceback(tmp_path: Path) -> None:
+    """At every level at once, the frames of wrappers in the middle and in the cause left out."""
+    script = tmp_path / "raises.py"
+    script.write_text(RAISES)
+    launched = [
+        "-m",
+        "joulemeter.launch",
+        "--raw",
+        str(tmp_path / "raw"),
+        "--level",
+        "api,module,operator,kernel",
+    ]
+    plain, metered = (
+        subprocess.run(
+            [sys.executable, *how, str(script)], capture_output=True, text=True, check=False, timeout=120
+        )
+        for how in ([], launched)
+    )
+    assert metered.stderr == plain.stderr
+    assert metered.returncode == plain.returncode == 1
