@@ -70,15 +70,18 @@ class Dataset:
         return self.filter(lambda r: r.key in first), self.filter(lambda r: r.key not in first)
 
 
-def append(folder: str | Path, records: Sequence[Record], name: str | None = None) -> Path:
+def append(
+    folder: str | Path, records: Sequence[Record], name: str | None = None, part: str | None = None
+) -> Path:
     """Adds ``records`` as one Parquet part, creating the data set where there is none; returns the part.
 
-    Atomic: readers see all of the records or none. Raises DatasetError where ``folder`` is something else.
+    Atomic: readers see all of the records or none. A part that says its name (``part``) replaces one of that
+    name. Raises DatasetError where ``folder`` is something else.
     """
     folder = Path(folder)
     if not (folder / "dataset.json").exists():
         _create(folder, name or folder.name)
-    return _write_part(folder, records)
+    return _write_part(folder, records, part=part)
 
 
 def read(folder: str | Path) -> Dataset:
@@ -146,7 +149,9 @@ def _header(folder: Path) -> dict[str, Any]:
     return header
 
 
-def _write_part(folder: Path, records: Sequence[Record], replaces: Iterable[str] = ()) -> Path:
+def _write_part(
+    folder: Path, records: Sequence[Record], replaces: Iterable[str] = (), part: str | None = None
+) -> Path:
     import pyarrow
     import pyarrow.parquet
 
@@ -154,8 +159,8 @@ def _write_part(folder: Path, records: Sequence[Record], replaces: Iterable[str]
         {_SCHEMA: str(SCHEMA).encode(), _REPLACES: json.dumps(sorted(replaces)).encode()}
     )
     table = pyarrow.Table.from_pylist([record.to_row() for record in records], schema=schema)
-    path = folder / f"part-{time.time_ns():020d}-{secrets.token_hex(4)}.parquet"
-    partial = path.with_suffix(".partial")
+    path = folder / f"part-{part or f'{time.time_ns():020d}-{secrets.token_hex(4)}'}.parquet"
+    partial = path.with_name(f"{path.stem}-{secrets.token_hex(4)}.partial")
     pyarrow.parquet.write_table(table, partial, compression="zstd")
     _rename_durably(partial, path)
     return path

@@ -112,7 +112,7 @@ def read(where: str | Path, devices: tuple[str, ...] = ()) -> Plan:
 
 
 def make(data: Mapping[str, Any], name: str = "plan") -> Plan:
-    """The plan that ``data`` says: a list for each axis, ``repetitions``, ``tolerance``, ``sample`` and ``seed``.
+    """The plan that ``data`` says: a list an axis, ``repetitions``, ``tolerance``, ``sample`` and ``seed``.
 
     Topologies off their size by more than ``tolerance`` (0.2) are rejected; at depth 2 all dense shapes are
     one network, and only the first is kept.

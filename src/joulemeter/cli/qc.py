@@ -1,0 +1,81 @@
+"""`joulemeter qc`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("dataset", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="A new data set of the runs that were kept."
+)
+@click.option("--shortest", default="0s", show_default=True, help="Filter shorter runs.")
+@click.option("--longest", help="Filter longer runs. Default: no limit.")
+@click.option(
+    "--outlier", default=6.0, show_default=True, type=click.FloatRange(min=1),
+    help="Robust standard deviations from the group's median, in log space.",
+)  # fmt: skip
+@click.option("--group", metavar="NAME,…", help="Facts in which a group agrees. Default: all settings.")
+@click.option("--idle", multiple=True, metavar="DEVICE=W", help="Idle watts of a device or host.")
+@click.option("--reference", type=click.FloatRange(min=0), help="Standardise to this idle power (W).")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(
+    *,
+    dataset: Path,
+    output: Path | None,
+    shortest: str,
+    longest: str | None,
+    outlier: float,
+    group: str | None,
+    idle: tuple[str, ...],
+    reference: float | None,
+    as_json: bool,
+) -> None:
+    """Says which runs of DATASET to keep, which not, and why.
+
+    With -o writes the kept ones, with `idle_j`, `above_idle_j` and `standardized_j` beside the raw energy.
+    DATASET itself is left as it is.
+
+    \b
+    Example:
+      joulemeter qc my-sweep -o clean --shortest 1s
+    """
+    import json
+    import math
+
+    from joulemeter import dataset as datasets
+    from joulemeter import qc, units
+
+    rules = qc.Rules(
+        shortest_s=units.parse_seconds(shortest),
+        longest_s=units.parse_seconds(longest) if longest else math.inf,
+        outlier=outlier,
+        group=tuple(group.split(",")) if group else qc.GROUP,
+        idle_w=dict(_watts(each) for each in idle),
+        reference_w=reference,
+    )
+    found = datasets.read(dataset)
+    report = qc.check(found.records, rules)
+    if output is not None:
+        datasets.write(output, datasets.Dataset(found.name, report.kept))
+    if as_json:
+        click.echo(json.dumps({**report.to_json(), "rules": qc.rules_to_json(rules)}))
+        return
+    click.echo(f"{len(report.kept)} of {len(found)} runs kept")
+    for reason, count in report.reasons.most_common():
+        click.echo(f"filtered: {count} × {reason}")
+    for record, reason in report.filtered[:10]:
+        click.echo(f"  {record.name or record.device}: {reason}")
+    if report.no_idle:
+        click.echo(f"note: idle power is not known for {report.no_idle} runs", err=True)
+
+
+def _watts(text: str) -> tuple[str, float]:
+    name, _, watts = text.partition("=")
+    try:
+        return name, float(watts)
+    except ValueError:
+        raise click.BadParameter(f"'{text}' is not DEVICE=WATTS") from None

@@ -1,0 +1,83 @@
+"""`joulemeter sweep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("plan")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The data set's folder.")
+@click.option("--dry-run", is_flag=True, help="Print the number of runs, their time and energy, and stop.")
+@click.option(
+    "--resume/--no-resume", default=True, show_default=True, help="Go on with a data set of the same plan."
+)
+@click.option("--device", multiple=True, help="In place of the plan's devices; may be repeated.")
+@click.option(
+    "--source", metavar="NAME,…", help="Meters to read. Default: all that answer, else the estimate."
+)
+@click.option(
+    "--tables", type=click.Path(path_type=Path), help="Where tables lie or are kept. Default: a cache."
+)
+@click.option("--offline", is_flag=True, help="Do not ask PMLB for tables that are not there.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(
+    *,
+    plan: str,
+    output: Path,
+    dry_run: bool,
+    resume: bool,
+    device: tuple[str, ...],
+    source: str | None,
+    tables: Path | None,
+    offline: bool,
+    as_json: bool,
+) -> None:
+    """Trains every configuration of PLAN, metered, into a data set.
+
+    PLAN is a TOML file, or one that comes along: quick, butter-e, transformers. A sweep that was killed goes
+    on where it was; a configuration that fails is recorded with its error. docs/sweeps.md says more.
+
+    \b
+    Example:
+      joulemeter sweep quick --dry-run -o my-sweep
+      joulemeter sweep quick -o my-sweep
+      joulemeter qc my-sweep -o clean && joulemeter model fit clean -o model.json
+    """
+    import json
+    from dataclasses import asdict
+
+    from joulemeter import plan as plans
+    from joulemeter import sources, sweep, training_data, units
+    from joulemeter.cli import _progress
+
+    asked = plans.read(plan, device)
+    specs = sources.split_specs(source) if source else None
+    if dry_run:
+        left = sweep.missing(output, asked)
+        cost = sweep.estimate(left, specs)
+        if as_json:
+            click.echo(json.dumps({"plan": asked.name, "configurations": asked.distinct, **asdict(cost)}))
+            return
+        for why, count in asked.rejected.items():
+            click.echo(f"rejected: {count} × {why}")
+        click.echo(f"{asked.name}: {asked.distinct} configurations, {cost.runs} runs to do")
+        time, energy = units.seconds(cost.time_s), units.joules(cost.energy_j)
+        click.echo(f"about {time} and {energy} on this machine (rough: within a factor of three)")
+        return
+    where = tables or training_data.cache()
+    origins = sweep.prepare(asked, where, network=not offline)
+    stands = [name for name, origin in origins.items() if origin == training_data.STAND_IN]
+    if stands:
+        click.echo(f"note: stand-ins for {', '.join(stands)}: their losses mean nothing", err=True)
+    tally = sweep.sweep(
+        output, asked, tables=where, sources=specs, resume=resume, progress=_progress.fraction_bar(asked.name)
+    )
+    if as_json:
+        click.echo(json.dumps({"dataset": str(output), "tables": origins, **tally.to_json()}))
+        return
+    for error, count in tally.errors.most_common():
+        click.echo(f"failed: {count} × {error}", err=True)
+    click.echo(f"{output}: {tally.done} runs done, {tally.failed} failed, {tally.before} were there already")

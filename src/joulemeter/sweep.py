@@ -1,0 +1,266 @@
+"""A training plan into a data set: each run in a process of its own, metered, recorded once.
+
+    DATASET/
+    ├── sweep.json           the plan's name and fingerprint; a sweep goes on with its own plan only
+    ├── sweep.lock           held while a sweep runs
+    └── part-<key>.parquet   one record; the key is the hash of configuration and repetition
+
+A record's part is named by its key and appears whole or not at all. So a sweep may be killed at any instant:
+what has a part is done, everything else is run again, and a run that somebody ran twice has one record.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from joulemeter import butter, dataset, training_data
+from joulemeter.errors import DatasetError
+from joulemeter.plan import SEQUENCES, Configuration, Plan
+from joulemeter.reading import Origin
+from joulemeter.record import Record
+from joulemeter.trial import Job
+
+PLAN_FILE, LOCK_FILE = "sweep.json", "sweep.lock"
+START_S = 4.0
+"""A run's process, PyTorch and the meter: from nothing to the first batch."""
+LAYER_S = 60e-6
+"""A layer forward, backward and in the optimizer, whatever its arithmetic: PyTorch's own time."""
+_ERROR_TAIL = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a sweep is estimated to take: rough, within a factor of three or so until runs are known."""
+
+    runs: int
+    time_s: float
+    energy_j: float
+
+
+@dataclass
+class Tally:
+    """What a sweep did; ``before`` were recorded already."""
+
+    before: int = 0
+    done: int = 0
+    failed: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def count(self, record: Record) -> None:
+        """Counts a run that was recorded."""
+        if record.facts["status"] == "done":
+            self.done += 1
+            return
+        self.failed += 1
+        self.errors[str(record.facts["error"])] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object."""
+        return {**asdict(self), "errors": dict(self.errors)}
+
+
+Progress = Callable[[float], None]
+"""Called with the share of the estimated time that is done."""
+
+
+def sweep(
+    folder: Path,
+    plan: Plan,
+    *,
+    tables: Path,
+    sources: Sequence[str] | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> Tally:
+    """Runs what ``plan`` has and ``folder`` has not, one after the other.
+
+    Raises DatasetError where ``folder`` is of another plan, is in use, or is there and ``resume`` is not set.
+    """
+    with opened(folder, plan, resume):
+        left = missing(folder, plan)
+        tally = Tally(before=len(plan.configurations) - len(left))
+        whole = sum(map(seconds, left)) or 1.0
+        spent = 0.0
+        for configuration in left:
+            tally.count(record_one(folder, Job(configuration, tables, _tuple(sources))))
+            spent += seconds(configuration)
+            if progress:
+                progress(spent / whole)
+    return tally
+
+
+def prepare(plan: Plan, tables: Path, *, network: bool = True) -> dict[str, str]:
+    """Fetches the plan's tables once, so that no run waits for a network; where each comes from.
+
+    After one table could not be had from the network the others are not asked for.
+    """
+    found: dict[str, str] = {}
+    for name in sorted({each.dataset for each in plan.configurations}):
+        found[name] = training_data.prepare(name, tables, network=network)
+        network = network and found[name] != training_data.STAND_IN
+    return found
+
+
+@contextmanager
+def opened(folder: Path, plan: Plan, resume: bool = True) -> Iterator[None]:
+    """The data set, made or gone on with, and held: two sweeps never write one folder."""
+    if not dataset.is_dataset(folder):
+        dataset.append(folder, [], name=plan.name, part="0-start")
+    elif not resume:
+        raise DatasetError(f"{folder}: there is a data set already", "without --no-resume to go on with it")
+    with (folder / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetError(f"{folder}: another sweep is writing here", "wait for it") from None
+        _check_plan(folder, plan)
+        yield
+
+
+def _check_plan(folder: Path, plan: Plan) -> None:
+    path = folder / PLAN_FILE
+    if not path.exists():
+        if any(part.stem != "part-0-start" for part in folder.glob("part-*.parquet")):
+            raise DatasetError(f"{folder}: holds records that no sweep wrote", "another folder")
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps({"schema": 1, "plan": plan.name, "fingerprint": plan.fingerprint}))
+        partial.replace(path)
+    try:
+        found = json.loads(path.read_text())
+        known, name = found["fingerprint"], found["plan"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error})") from error
+    if known != plan.fingerprint:
+        raise DatasetError(f"{folder}: is of the plan '{name}' ({known}), this is another", "another folder")
+
+
+def missing(folder: Path, plan: Plan) -> list[Configuration]:
+    """The runs of ``plan`` without a record in ``folder``, in the plan's order; failed ones have one."""
+    if not dataset.is_dataset(folder):
+        return list(plan.configurations)
+    parts = {path.stem.removeprefix("part-") for path in folder.glob("part-*.parquet")}
+    left = [each for each in plan.configurations if each.key not in parts]
+    if left and any(len(stem) > len(left[0].key) for stem in parts):
+        # Parts of another name come from `compact`: their rows say which runs they hold.
+        known = {record.facts.get("key") for record in dataset.read(folder).records}
+        left = [each for each in left if each.key not in known]
+    return left
+
+
+def record_one(folder: Path, job: Job) -> Record:
+    """Runs ``job`` in a process of its own and appends its record, also where it fails or crashes."""
+    record = record_of(job.configuration, outcome(job))
+    dataset.append(folder, [record], part=job.configuration.key)
+    return record
+
+
+def outcome(job: Job) -> dict[str, Any]:
+    """What the run's process said; where it said nothing, how it ended."""
+    command = [sys.executable, "-m", "joulemeter.trial"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        out, err = process.communicate(job.to_json())
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    said = out.strip().splitlines()
+    if process.returncode == 0 and said:
+        found: dict[str, Any] = json.loads(said[-1])
+        return found
+    how = f"signal {-process.returncode}" if process.returncode < 0 else f"status {process.returncode}"
+    last = (err.strip().splitlines() or ["no message"])[-1][:_ERROR_TAIL]
+    return {"status": "failed", "error": f"the run's process ended with {how}: {last}"}
+
+
+def record_of(configuration: Configuration, found: dict[str, Any]) -> Record:
+    """The record of a run from what its process said. Unknown figures are NaN, never zero."""
+
+    def figure(name: str) -> float:
+        value = found.get(name)
+        return math.nan if value is None else float(value)
+
+    settings = asdict(configuration)
+    described = training_data.facts(configuration.dataset)
+    facts = {
+        "inputs": described.inputs, "outputs": described.outputs, "rows": described.rows, **settings,
+        **{k: v for k, v in found.items() if k not in ("energy_j", "low_j", "high_j", "time_s", "origin")},
+        "key": configuration.key, "seed": configuration.seed, "host": socket.gethostname(),
+    }  # fmt: skip
+    energy_j, time_s, idle_w = figure("energy_j"), figure("time_s"), figure("idle_w")
+    idle_j = idle_w * time_s
+    return Record(
+        level="run", family=_family(configuration.shape), origin=_origin(found.get("origin")),
+        name=configuration.key, network=configuration.shape, device=configuration.device, backend="torch",
+        dtype=configuration.dtype, batch=configuration.batch_size, direction="training",
+        parameters=figure("parameters"), time_s=time_s, power_w=energy_j / time_s if time_s > 0 else math.nan,
+        idle_power_w=idle_w, energy_j=energy_j, energy_low_j=figure("low_j"), energy_high_j=figure("high_j"),
+        net_energy_j=energy_j - idle_j, source=str(found.get("source", "")), facts=facts,
+    )  # fmt: skip
+
+
+def _family(shape: str) -> str:
+    return shape if shape in SEQUENCES else "mlp"
+
+
+def _origin(said: Any) -> Origin:
+    """``measured`` only where every rail is: one estimate among them makes the sum an estimate."""
+    return cast("Origin", said) if said in get_args(Origin) else "estimated"
+
+
+# ── what it will cost ────────────────────────────────────────────────────────────────────────────────────
+
+
+def seconds(configuration: Configuration, flops_per_s: float = 2e10) -> float:
+    """A rough time: the start, each layer of each batch, and 6 FLOPs per parameter and trained row.
+
+    The factor 6 is that of models/hierarchy/training.py. Sequence networks work on every input of a row.
+    """
+    facts = training_data.facts(configuration.dataset)
+    batches = math.ceil(facts.rows * (1 - butter.TEST_SHARE) / configuration.batch_size)
+    places = facts.inputs if configuration.shape in SEQUENCES else 1
+    overhead_s = batches * configuration.depth * LAYER_S
+    arithmetic_s = 6.0 * configuration.size * facts.rows * places / flops_per_s
+    return START_S + configuration.epochs * (overhead_s + arithmetic_s)
+
+
+def estimate(runs: Sequence[Configuration], sources: Sequence[str] | None = None) -> Cost:
+    """What ``runs`` will take here, after half a second of matrix products under the meter."""
+    flops_per_s, watts = _tried(sources)
+    time_s = math.fsum(seconds(each, flops_per_s) for each in runs)
+    return Cost(len(runs), time_s, time_s * watts)
+
+
+def _tried(sources: Sequence[str] | None) -> tuple[float, float]:
+    """FLOP/s of small matrix products, and the power they draw."""
+    import numpy as np
+
+    from joulemeter.meter import Meter
+
+    side = 256
+    a = np.ones((side, side), dtype=np.float32)
+    count = 0
+    with Meter(None if sources is None else list(sources)) as meter:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            a @ a
+            count += 1
+    return 2.0 * side**3 * count / meter.time_s, meter.energy_j / meter.time_s
+
+
+def _tuple(sources: Sequence[str] | None) -> tuple[str, ...] | None:
+    return None if sources is None else tuple(sources)
