@@ -224,7 +224,7 @@ def _rail_ledger(
         tail_j=whole.tail_j,
         gaps=timeline.gaps,
         lag_ns=response.lag_ns,
-        window_ns=response.window_ns or rail.period_ns,
+        window_ns=(response.window_ns if rail.kind == "gauge" else 0) or rail.period_ns,
         notes=notes,
     )
 

@@ -7,6 +7,7 @@ samples times the window that each averages over.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 TICKS = 5
 """Rows that are added up where a counter ticks about as often as it is read."""
 
+SMEARS = 8
+"""Moments that stand for the stretch of time in which an edge may lie."""
+
 FINEST_S = 0.005
 """Counters tick about every millisecond (RAPL) or more slowly: rows shorter than a few ticks are added up."""
 
@@ -35,7 +39,8 @@ FINEST_S = 0.005
 class Response:
     """How a meter answers: what it shows at ``t`` happened in [t − lag − window, t − lag].
 
-    A counter has no window: what it shows at ``t`` is the energy spent up to t − lag.
+    What a counter shows at ``t`` is the energy spent up to its last tick: up to some moment in
+    [t − lag − window / 2, t − lag + window / 2], any of them as likely as another.
     """
 
     lag_ns: int
@@ -49,7 +54,8 @@ class Windows:
     ``start_ns``, ``end_ns`` int64 (m,) on the machine's clock, lag taken off; ``energy_j`` (m,);
     ``linked`` bool (m,): the row begins with the reading that the row before it ended with, so that an
     error of that reading's stamp moves energy from one to the other. ``quantum_j`` is the meter's step,
-    ``stale`` the fraction of readings that repeated the one before while energy was being spent.
+    ``stale`` the fraction of readings that repeated the one before while energy was being spent, and
+    ``smear_ns`` the stretch of time, centred on an edge, in which the edge truly lies.
     """
 
     start_ns: Ints
@@ -58,6 +64,7 @@ class Windows:
     linked: Flags
     quantum_j: float
     stale: float = 0.0
+    smear_ns: int = 0
 
     def __len__(self) -> int:
         return len(self.energy_j)
@@ -83,6 +90,7 @@ class Windows:
             self.linked[rows] & follows,
             self.quantum_j,
             self.stale,
+            self.smear_ns,
         )
 
 
@@ -115,6 +123,7 @@ def _differences(timeline: Timeline, response: Response) -> Windows:
         linked,
         _quantum(rows),
         _stale_share(step, stale),
+        response.window_ns,
     )
 
 
@@ -247,16 +256,22 @@ def design(
 
     ``call_s`` (c,) is how long a call of each column usually runs without a break. ``around_ns`` is how far
     to either side of an edge its rates look; 0: no rates.
+
+    Where edges lie anywhere in a stretch, a row holds the mean of what it may hold: sharp edges would make
+    neighbours look alike (errors in variables; Carroll et al. 2006, *Measurement Error in Nonlinear Models*).
     """
-    marks = [rows.start_ns, rows.end_ns]
+    offsets = smeared_ns(rows.smear_ns)
+    marks = [each + offset for each in (rows.start_ns, rows.end_ns) for offset in offsets]
     if around_ns > 0:
-        marks += [each + side for each in marks for side in (-around_ns, around_ns)]
+        around_ns = max(around_ns, rows.smear_ns // 2)
+        sides = (-around_ns, around_ns)
+        marks += [each + side for each in (rows.start_ns, rows.end_ns) for side in sides]
     edges = np.unique(np.concatenate(marks))
     fine = seconds_between(occupancy, edges)
     loose = gap.seconds_between(edges)
     fine = sparse.hstack([fine, sparse.csr_matrix(loose[:, None])], format="csr")
     idle = hats(knots_ns, (rows.start_ns + rows.end_ns) / 2) * rows.length_s[:, None]
-    made = _laid_out(rows, edges, fine, call_s, idle, resting_w)
+    made = _laid_out(rows, edges, fine, call_s, idle, resting_w, offsets)
     if around_ns <= 0 or not len(rows):
         return made
     rates = [
@@ -266,11 +281,25 @@ def design(
     return replace(made, rate_start=rates[0].tocsr(), rate_end=rates[1].tocsr())
 
 
+def smeared_ns(smear_ns: int, count: int = SMEARS) -> list[int]:
+    """Moments, even and centred on zero, that stand for a stretch of ``smear_ns``."""
+    if smear_ns < count:
+        return [0]
+    return [int(smear_ns * ((at + 0.5) / count - 0.5)) for at in range(count)]
+
+
 def _laid_out(
-    rows: Windows, edges: Ints, fine: sparse.csr_matrix, call_s: Floats, idle: Floats, resting_w: float
+    rows: Windows,
+    edges: Ints,
+    fine: sparse.csr_matrix,
+    call_s: Floats,
+    idle: Floats,
+    resting_w: float,
+    offsets: Sequence[int],
 ) -> Design:
     if not rows.overlapping:
-        seconds = _between(edges, fine, rows.start_ns, rows.end_ns)
+        weight = _between_smeared(edges, rows, offsets)
+        seconds = (weight @ fine).tocsr()
         return Design(rows, seconds, _squared(seconds, call_s), idle, resting_w)
     marks = np.unique(np.concatenate([rows.start_ns, rows.end_ns]))
     fine = _between(edges, fine, marks[:-1], marks[1:])
@@ -287,6 +316,18 @@ def _between(edges: Ints, fine: sparse.csr_matrix, start_ns: Ints, end_ns: Ints)
     """Seconds by column from each start to each end, both of them edges."""
     low, high = np.searchsorted(edges, start_ns), np.searchsorted(edges, end_ns)
     return (_ranges(low, high, max(len(edges) - 1, 0)) @ fine).tocsr()
+
+
+def _between_smeared(edges: Ints, rows: Windows, offsets: Sequence[int]) -> sparse.csr_matrix:
+    """Which part of each stretch between edges a row holds, its own edges lying at any of ``offsets``."""
+    width = max(len(edges) - 1, 0)
+    places = [
+        (np.searchsorted(edges, rows.start_ns + o), np.searchsorted(edges, rows.end_ns + o)) for o in offsets
+    ]
+    total = _ranges(*places[0], width)
+    for low, high in places[1:]:
+        total = total + _ranges(low, high, width)
+    return (total / len(offsets)).tocsr()
 
 
 def _ranges(low: Ints, high: Ints, width: int) -> sparse.csr_matrix:

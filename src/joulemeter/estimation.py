@@ -126,6 +126,8 @@ def _moved(timeline: Timeline, response: Response, run: _Fit, least: float) -> R
     lag, span = response.lag_ns, response.window_ns
     if abs(shift[0]) > least * run.around_ns:
         lag = max(lag + int(shift[0]), timeline.rail.lag_ns if timeline.rail.lag_ns is not None else 0)
+        if timeline.rail.kind == "counter":
+            lag = max(lag, span // 2)
     if len(shift) > 1 and abs(shift[1]) > least * run.around_ns:
         span = int(np.clip(span + shift[1], 0.5 * span, 2 * span))
     return Response(lag, span)
@@ -276,7 +278,9 @@ def _fitted(
     found = powers(sums, prior, believed, alike / usual_w**2)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     spread = energies(sums, found, seconds, left)
-    spread = replace(spread, covariance=spread.covariance * _misfit(made, sums, found, at, noise, extra))
+    factor = _misfit(made, sums, found, at, noise, extra)
+    unseen = _unseen_idle(made, idle, found, factor)
+    spread = replace(spread, covariance=spread.covariance * factor + unseen)
     return _Fit(
         seconds,
         found,
@@ -286,6 +290,23 @@ def _fitted(
         found.mean[found.columns + len(idle.mean_w) :],
         blur_ns(plain.windows),
     )
+
+
+def _unseen_idle(made: Design, idle: Idle, found: Powers, factor: float) -> Floats:
+    """The covariance (c, c) that idle adds to the energies because only quiet stretches show it.
+
+    The rows tell idle from the sites by how power changes within a call, taking a call's power as steady. It
+    may creep as idle does, so idle is not taken to be better known than quiet stretches show: what the rows
+    claim to know beyond that comes back, for all sites alike, in proportion to their time.
+    """
+    if not len(idle.quiet):
+        return np.zeros((found.columns,) * 2)
+    knots = slice(found.columns, found.columns + len(idle.mean_w))
+    gained = idle.covariance - factor * found.covariance[knots, knots]
+    weight, turn = np.linalg.eigh((gained + gained.T) / 2)
+    share = made.idle[:, : len(idle.mean_w)] / made.windows.length_s[:, None]
+    by_knot = np.asarray(made.seconds.T @ share) @ turn
+    return np.asarray((by_knot * np.maximum(weight, 0.0)) @ by_knot.T)
 
 
 def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
@@ -454,7 +475,11 @@ def _spread_out(
     time."""
     count, columns = len(kept.rare), len(run.seconds)
     knots = slice(columns, columns + len(idle.mean_w))
-    posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.powers.covariance[knots, knots])
+    known = run.powers.covariance[knots, knots]
+    # Only quiet stretches show idle; what the rows seem to add is taken for its mean, not for its certainty.
+    posterior = replace(
+        idle, mean_w=run.powers.mean[knots], covariance=idle.covariance if len(idle.quiet) else known
+    )
     same = kept.occupancy is occupancy
     alone = run.seconds[:-1] if same else _seen_seconds(occupancy, seen)
     weights = np.zeros((count + 1, columns))

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 TREND = 0.1
 """How far idle may drift in a straight line over a run, as a fraction of itself: one standard deviation."""
 
-WANDER = (2e-3, 5e-3, 1e-2, 2e-2)
-"""How far idle may wander besides, as a fraction of itself per square root of a second: the likeliest is
+WANDER = (6e-3, 1.2e-2, 2e-2)
+"""How far idle may wander besides, as a fraction of itself per square root of a second (2 % in ten seconds): the likeliest is
 taken."""
 
 PLATEAU = 0.15

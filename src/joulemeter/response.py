@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import linalg, signal, sparse
 
-from joulemeter.design import Design, Response, Windows, hats, spacing_ns
+from joulemeter.design import Design, Response, Windows, hats, smeared_ns, spacing_ns
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
 from joulemeter.occupancy import Occupancy, around, seconds_between
 from joulemeter.reading import Rail
@@ -31,6 +31,7 @@ SITES = 24
 SHORTLIST = 24
 """Pairs of lag and window, likely at a glance, that are weighed with care."""
 
+LONGEST_TICK_NS = 100_000_000
 LONGEST_LAG_NS = 600_000_000
 LONGEST_WINDOW_NS = 2_000_000_000
 
@@ -89,8 +90,19 @@ def _first_pairs(
         lags = told.lag_ns + np.arange(0, 21) * max(min(step, 25_000_000) // 20, 1)
     else:
         lags = np.linspace(0, max(LONGEST_LAG_NS, 2 * step), 61).astype(np.int64)
+    if not gauge:
+        least = told.lag_ns if lag_known else 0
+        return [
+            Response(int(lag), int(span)) for span in _ticks(step) for lag in lags if lag - span // 2 >= least
+        ]
     spans = np.array([told.window_ns]) if window_known else _spans(step, told.window_ns)
     return [Response(int(lag), int(span)) for span in spans for lag in lags]
+
+
+def _ticks(step: int) -> Ints:
+    """Between which times a counter may tick: when it is asked, or up to as rarely as it is read."""
+    some = np.array([0.0, 0.5e6, 1e6, 2e6, 5e6, 0.5 * step, step])
+    return np.unique(some[some <= min(step, LONGEST_TICK_NS)].astype(np.int64))
 
 
 def _spans(step: int, told: int) -> Ints:
@@ -128,17 +140,21 @@ def _narrowed(
         grain, ratio = max(grain / 3, 1.0), ratio**0.5
         pairs = []
         for leader in leaders:
-            lags = (
-                [leader.lag_ns]
-                if lag_fixed
-                else [max(least, int(leader.lag_ns + k * grain)) for k in (-2, -1, 0, 1, 2)]
-            )
             spans = (
                 [leader.window_ns]
-                if window_fixed
+                if window_fixed and not search.counter
                 else [int(leader.window_ns * f) for f in (1 / ratio, 1.0, ratio)]
             )
-            pairs += [Response(lag, span) for lag in lags for span in spans]
+            for span in spans:
+                first = least + (span // 2 if search.counter else 0)
+                pairs += [
+                    Response(lag, span)
+                    for lag in (
+                        [leader.lag_ns]
+                        if lag_fixed
+                        else [max(first, int(leader.lag_ns + k * grain)) for k in (-2, -1, 0, 1, 2)]
+                    )
+                ]
         pairs = list(dict.fromkeys(pairs))
         if all(pair in scored for pair in pairs):
             break
@@ -200,7 +216,8 @@ class _Search:
         made = []
         for pair, design_ in zip(pairs, self._designs(pairs), strict=True):
             prior, at = self._prior(design_)
-            bonus = USUAL_WINDOW if pair.window_ns == self.told.window_ns else 0.0
+            usual = pair.window_ns == self.told.window_ns and not self.counter
+            bonus = USUAL_WINDOW if usual else 0.0
             made.append(
                 evidence(design_, prior, at, self._noise, no_extra(len(design_)))
                 + bonus
@@ -231,16 +248,17 @@ class _Search:
         rows = self._rows
         stamps = rows.t_ns
         for some in _batches(pairs):
-            back = np.unique([pair.lag_ns + each for pair in some for each in {0, pair.window_ns}])
+            back = np.unique([pair.lag_ns + each for pair in some for each in self._edges(pair)])
             gathered = _gathered(self._occupancy, self._columns, stamps, back)
             place = {int(each): at for at, each in enumerate(back)}
             for pair in some:
-                upto = gathered[place[pair.lag_ns]]
                 if self.counter:
+                    upto = gathered[[place[pair.lag_ns + each] for each in self._edges(pair)]].mean(axis=0)
                     start, end = stamps[:-1] - pair.lag_ns, stamps[1:] - pair.lag_ns
                     seconds, joules = np.diff(upto, axis=0), rows.step_j
                 else:
                     start, end = stamps[1:] - pair.lag_ns - pair.window_ns, stamps[1:] - pair.lag_ns
+                    upto = gathered[place[pair.lag_ns]]
                     seconds = (upto - gathered[place[pair.lag_ns + pair.window_ns]])[1:]
                     joules = rows.step_j / np.diff(stamps) * pair.window_ns
                 linked = np.append(False, rows.known[:-1]) & self.counter
@@ -250,6 +268,10 @@ class _Search:
                 ends = np.array([stamps[0], stamps[-1]])
                 idle = hats(ends, (part.start_ns + part.end_ns) / 2) * part.length_s[:, None]
                 yield Design(part, sparse.csr_matrix(seconds), sparse.csr_matrix(spread), idle, self._idle_w)
+
+    def _edges(self, pair: Response) -> list[int]:
+        """How far before an edge to look: a gauge's window, or the moments that a counter's tick may lie at."""
+        return smeared_ns(pair.window_ns, 4) if self.counter else [0, pair.window_ns]
 
 
 def _jacobian(pair: Response, made: Design) -> float:
@@ -262,8 +284,8 @@ def _jacobian(pair: Response, made: Design) -> float:
 
 
 def _batches(pairs: list[Response]) -> Iterator[list[Response]]:
-    for low in range(0, len(pairs), 64):
-        yield pairs[low : low + 64]
+    for low in range(0, len(pairs), 48):
+        yield pairs[low : low + 48]
 
 
 @dataclass(frozen=True, slots=True)
