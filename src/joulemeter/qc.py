@@ -97,6 +97,10 @@ def _reason(record: Record, rules: Rules) -> str:
         return "energy unknown"
     if record.energy_j <= 0:
         return f"zero energy: {record.energy_j:g} J"
+    return _wrong_time(record, rules)
+
+
+def _wrong_time(record: Record, rules: Rules) -> str:
     if not record.time_s > 0:
         return "run time unknown or zero"
     if record.time_s < rules.shortest_s:

@@ -1,4 +1,4 @@
-"""One configuration of a sweep, trained in PyTorch and metered. ``python -m joulemeter.trial`` is its process.
+"""One configuration of a sweep, trained in PyTorch and metered: ``python -m joulemeter.trial``.
 
 A process of its own gives each run clean threads, devices and memory, and makes a crash one failed run. The
 job is one JSON object on stdin, the outcome the last line of stdout.
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +94,14 @@ def run(job: Job) -> dict[str, Any]:
     with meter:
         rest = time.monotonic_ns()
         time.sleep(REST_S)
+        began = time.time()
         marks = [time.monotonic_ns()]
         losses = list(epochs(setup, configuration.epochs, meter, marks))
     return {
         **described,
         **_energies(meter, rest, marks),
+        "start": began,
+        "end": began + (marks[-1] - marks[0]) / 1e9,
         "train_loss": losses[-1][0],
         "test_loss": losses[-1][1],
         "threads": torch.get_num_threads(),
@@ -196,7 +200,7 @@ def _train(setup: Setup, meter: Meter, phased: bool) -> float:
 
     order = torch.randperm(len(setup.train[0]))
     total = torch.zeros((), device=setup.device)
-    for rows in torch.split(order, setup.batch_size):  # type: ignore[no-untyped-call]
+    for rows in torch.split(order, setup.batch_size):
         with phase("data"):
             x, y = (each[rows].to(setup.device) for each in setup.train)
         with phase("forward"):
@@ -216,7 +220,7 @@ def _evaluate(setup: Setup, meter: Meter, phased: bool) -> float:
 
     total = torch.zeros((), device=setup.device)
     with meter.span("evaluation") if phased else nullcontext(), torch.inference_mode():
-        held = (torch.split(each, setup.batch_size) for each in setup.test)  # type: ignore[no-untyped-call]
+        held = (torch.split(each, setup.batch_size) for each in setup.test)
         for x, y in zip(*held, strict=True):
             total += setup.loss(setup.network(x.to(setup.device)), y.to(setup.device)) * len(x)
         _wait(setup.device)
@@ -237,7 +241,7 @@ def _energies(meter: Meter, rest_ns: int, marks: list[int]) -> dict[str, Any]:
     lines = meter.run.timelines()
     whole = energy_between(lines, marks[0], marks[-1])
     rest = energy_between(lines, rest_ns, marks[0]).energy_j
-    each = [energy_between(lines, a, b).energy_j for a, b in zip(marks, marks[1:], strict=False)]
+    each = [energy_between(lines, a, b).energy_j for a, b in pairwise(marks)]
     return {
         "time_s": (marks[-1] - marks[0]) / 1e9,
         **whole.to_json(),
