@@ -278,14 +278,14 @@ def repeat(
     disturbed: list[bool] = []
     calls = 0
     start_ns = time.monotonic_ns()
-    end = time.perf_counter() + window_s
-    most = time.perf_counter() + max(limit_s, window_s)
+    end = clock() + window_s
+    most = clock() + max(limit_s, window_s)
     while True:
         before = _preempted()
         batches.append(_seconds(call, times, clock) / times)
         disturbed.append(_preempted() > before)
         calls += times
-        now = time.perf_counter()
+        now = clock()
         if (now > end and len(batches) >= _FEWEST_BATCHES) or (now > most and len(batches) >= 2):
             break
     quiet = [each for each, pushed in zip(batches, disturbed, strict=True) if not pushed]

@@ -183,7 +183,7 @@ def _open(raw: Path, specs: Sequence[str], period_ns: int | None) -> list[_Loop]
 def _wait(parent: int) -> None:
     """Until stdin ends or speaks, or the parent has died (a forked child may hold the pipe open)."""
     while os.getppid() == parent:
-        readable, _, _ = select.select([0], [], [], 0.1)
+        readable, _, _ = select.select([0], [], [], 0.5)
         if readable:
             return
 

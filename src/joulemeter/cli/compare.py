@@ -24,7 +24,12 @@ ABOVE = 10
     "--fail-above", metavar="PERCENT", help=f"Exit with {ABOVE} if B surely takes more than this over A."
 )
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "markdown"]), default="text", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="A table, one JSON object, or a table for a pull request.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 @click.option("--most", default=20, show_default=True, help="How many sites to show.")

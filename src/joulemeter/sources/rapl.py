@@ -49,7 +49,7 @@ a reference at the supply lines (Khan et al., "RAPL in Action", 2018), and nothi
 _FOLDER = re.compile(r"(?P<control>[a-z][\w-]*)(?P<numbers>(:\d+)+)")
 _PACKAGE = re.compile(r"package-(?P<which>\d+(-die-\d+)?)")
 _PSYS_WATCH_S = 0.02
-_LOOK_NS = (4_000_000, 160_000_000)
+_LOOK_NS = (4_000_000, 320_000_000)
 """How soon a counter is watched again as it moves: at first, and when its pace is well known."""
 _NO_PACE_NS = (20_000_000, 2_000_000_000)
 """How soon a counter is watched again that showed no steady pace: at first, and after many tries."""
@@ -205,6 +205,7 @@ class Powercap:
         self._refreshes = [Refresh() for _ in zones]
         self._given: dict[int, Reading] = {}
         self._look_ns = [0 for _ in zones]
+        self._next_look_ns = 0
         self._watching_ns, self._watched_ns = _WATCHING_NS, clock()
         if all(math.isnan(self._joules(number)) for number in range(len(zones))):
             self.close()
@@ -217,9 +218,12 @@ class Powercap:
 
     def read(self) -> list[Reading]:
         """All zones that have something new or do not answer. Now and then waits some ms for a refresh."""
-        seen = self._watched_move()
-        readings = (self._reading(number) for number in range(len(self._fds)))
-        return [*seen, *(reading for reading in readings if reading is not None)]
+        seen = self._watched_move() if self._clock() >= self._next_look_ns else []
+        for number in range(len(self._fds)):
+            reading = self._reading(number)
+            if reading is not None:
+                seen.append(reading)
+        return seen
 
     def _reading(self, number: int) -> Reading | None:
         refresh = self._refreshes[number]
@@ -245,7 +249,7 @@ class Powercap:
         if before is not None and edge_ns <= before.t_ns:
             # A second value within one refresh: it is not where we think it is.
             refresh.doubt()
-            self._look_ns[number] = 0
+            self._look_ns[number] = self._next_look_ns = 0
             return t_ns
         return edge_ns
 
@@ -281,7 +285,7 @@ class Powercap:
     def _watched_move(self) -> list[Reading]:
         """Watches a counter as it moves, where that is due, to keep its pace known; returns its moves."""
         start_ns = self._clock()
-        if not self._fds or start_ns < min(self._look_ns) or not self._may_watch(start_ns):
+        if not self._fds or not self._may_watch(start_ns):
             return []
         number = self._look_ns.index(min(self._look_ns))
         refresh = self._refreshes[number]
@@ -291,6 +295,7 @@ class Powercap:
             moves = self._moves(number, _EDGES, (_EDGES + 1) * REFRESH_NS)
             refresh.acquire([move.t_ns for move in moves])
         self._look_ns[number] = self._clock() + refresh.look_after_ns
+        self._next_look_ns = min(self._look_ns)
         if moves:
             self._given[number] = moves[-1]
         return moves
