@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-from report_scale_attribution import program, readings
 
 from joulemeter.run import Run, save
+from report_scale_attribution import program, readings
 
 
 def main() -> None:
