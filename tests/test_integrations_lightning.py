@@ -35,7 +35,7 @@ class Line(lightning.LightningModule):
     def validation_step(self, batch, _):
         self.log("val_loss", self.training_step(batch, 0))
 
-    def test_step(self, batch, _):
+    def test_step(self, batch, _):  # noqa: PT019 - a Lightning hook, not a test
         self.log("test_loss", self.training_step(batch, 0))
 
     def configure_optimizers(self):

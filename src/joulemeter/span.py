@@ -102,7 +102,7 @@ class Tracer(Protocol):
     """One way to see what a program does: ``frameworks/<name>.py`` offers one."""
 
     def start(self, sink: BulkSink) -> None:
-        """Begins to write spans to ``sink``; a tracer that writes them as they happen needs a SpanSink alone."""
+        """Begins to write spans to ``sink``; one that writes as they happen needs a SpanSink."""
 
     def stop(self) -> None:
         """Stops, and leaves the program as it was."""

@@ -127,7 +127,7 @@ def _mend_falls(
 
 
 def _frozen_from(rail: Rail, t_ns: NDArray[np.int64], step_j: NDArray[np.float64]) -> int:
-    """From which interval on the counter stands still to the end, as no supply at work does; else their number.
+    """From which interval on the counter stands still to the end, as no supply at work does; else how many.
 
     Half a second, fifty periods, and twenty times the usual time between two steps (a meter of coarse
     steps stands still for long). A standstill that ends is not taken for a fault: a supply may rest.
