@@ -169,20 +169,24 @@ def test_a_run_dies_with_its_sweep() -> None:
     """Nobody would record it, and it would disturb the next."""
     code = (
         "import subprocess, sys, os\n"
-        "p = subprocess.Popen([sys.executable, '-m', 'joulemeter.trial'], stdin=subprocess.PIPE)\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'joulemeter.trial'])\n"
         "print(p.pid, flush=True)\nimport time; time.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )  # our end of stdin stays open: the run waits for its job until it is killed
     child = int(parent.stdout.readline())
     until = time.monotonic() + 20
     while b"joulemeter" not in Path(f"/proc/{child}/cmdline").read_bytes() and time.monotonic() < until:
         time.sleep(0.05)
     time.sleep(1.5)  # so that it has asked to die
     parent.kill()
-    parent.communicate()
+    parent.wait()
     while _alive(child) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not _alive(child)
+    gone = not _alive(child)
+    parent.communicate()
+    assert gone
 
 
 def _alive(pid: int) -> bool:

@@ -71,6 +71,8 @@ class Tally:
         return {**asdict(self), "errors": dict(self.errors)}
 
 
+Work = Callable[[Job], dict[str, Any]]
+"""Runs a job and says its outcome, as ``outcome`` does."""
 Progress = Callable[[float], None]
 """Called with the share of the estimated time that is done."""
 
@@ -159,9 +161,12 @@ def missing(folder: Path, plan: Plan) -> list[Configuration]:
     return left
 
 
-def record_one(folder: Path, job: Job) -> Record:
-    """Runs ``job`` in a process of its own and appends its record, also where it fails or crashes."""
-    record = record_of(job.configuration, outcome(job))
+def record_one(folder: Path, job: Job, work: Work | None = None) -> Record:
+    """Runs ``job`` in a process of its own and appends its record, also where it fails or crashes.
+
+    ``work`` takes the place of ``outcome``.
+    """
+    record = record_of(job.configuration, (work or outcome)(job))
     dataset.append(folder, [record], part=job.configuration.key)
     return record
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,6 +23,15 @@ import click
     "--tables", type=click.Path(path_type=Path), help="Where tables lie or are kept. Default: a cache."
 )
 @click.option("--offline", is_flag=True, help="Do not ask PMLB for tables that are not there.")
+@click.option("--cluster", metavar="tcp://HOST:PORT", help="Run on the workers of this Dask scheduler.")
+@click.option("--slurm", "scheduler", flag_value="slurm", help="Run on nodes of Slurm, each alone.")
+@click.option("--pbs", "scheduler", flag_value="pbs", help="Run on nodes of PBS, each alone.")
+@click.option("--nodes", default=1, show_default=True, type=click.IntRange(1), help="Nodes to ask for.")
+@click.option("--walltime", default="04:00:00", show_default=True, help="How long to ask for them.")
+@click.option("--queue", help="Partition or queue.")
+@click.option("--account", help="Account that pays.")
+@click.option("--cores", default=1, show_default=True, type=click.IntRange(1), help="Cores of a node.")
+@click.option("--memory", default="8GB", show_default=True, help="Memory of a node.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
     *,
@@ -33,7 +43,10 @@ def command(
     source: str | None,
     tables: Path | None,
     offline: bool,
+    cluster: str | None,
+    scheduler: Any,
     as_json: bool,
+    **nodes: Any,
 ) -> None:
     """Trains every configuration of PLAN, metered, into a data set.
 
@@ -72,12 +85,25 @@ def command(
     stands = [name for name, origin in origins.items() if origin == training_data.STAND_IN]
     if stands:
         click.echo(f"note: stand-ins for {', '.join(stands)}: their losses mean nothing", err=True)
-    tally = sweep.sweep(
-        output, asked, tables=where, sources=specs, resume=resume, progress=_progress.fraction_bar(asked.name)
-    )
+    how: dict[str, Any] = {"tables": where, "sources": specs, "resume": resume}
+    how["progress"] = _progress.fraction_bar(asked.name)
+    if cluster or scheduler:
+        nodes["count"] = nodes.pop("nodes")
+        with _client(cluster, scheduler, nodes) as client:
+            from joulemeter import cluster as clusters
+
+            tally = clusters.run_plan(client, output, asked, **how)
+    else:
+        tally = sweep.sweep(output, asked, **how)
     if as_json:
         click.echo(json.dumps({"dataset": str(output), "tables": origins, **tally.to_json()}))
         return
     for error, count in tally.errors.most_common():
         click.echo(f"failed: {count} × {error}", err=True)
     click.echo(f"{output}: {tally.done} runs done, {tally.failed} failed, {tally.before} were there already")
+
+
+def _client(address: str | None, scheduler: Any, nodes: dict[str, Any]) -> Any:
+    from joulemeter import cluster
+
+    return cluster.connected(address) if address else cluster.submitted(scheduler, cluster.Nodes(**nodes))

@@ -1,0 +1,187 @@
+"""Sweeps on a Dask cluster: one run at a time on each node, written by the node to the shared data set.
+
+Workers offer the resource ``joulemeter``, one each, and a run asks for one; a lock on each node keeps workers
+that share it from measuring each other. What a lost worker had in hand, Dask runs again elsewhere; a run
+whose workers were lost time and again is recorded as failed. Records are named by their runs, so none is
+there twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from joulemeter import dataset, sweep
+from joulemeter.errors import UsageError
+from joulemeter.plan import Plan
+from joulemeter.record import Record
+from joulemeter.sweep import Progress, Tally, Work
+from joulemeter.trial import Job
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+RESOURCE = "joulemeter"
+Scheduler = Literal["slurm", "pbs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """What is asked of a batch scheduler: so many nodes, each alone for so long."""
+
+    count: int = 1
+    walltime: str = "04:00:00"
+    queue: str | None = None
+    account: str | None = None
+    cores: int = 1
+    memory: str = "8GB"
+
+
+def run_plan(
+    client: Client,
+    folder: Path,
+    plan: Plan,
+    *,
+    tables: Path,
+    sources: Sequence[str] | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+    work: Work | None = None,
+) -> Tally:
+    """As ``sweep.sweep``, on the workers of ``client``, which see ``folder`` and ``tables`` at these paths.
+
+    Raises UsageError where workers are there and none offers the resource.
+    """
+    from distributed import as_completed
+
+    _check_workers(client)
+    folder, tables = folder.absolute(), tables.absolute()
+    with sweep.opened(folder, plan, resume):
+        left = sweep.missing(folder, plan)
+        tally = Tally(before=len(plan.configurations) - len(left))
+        known = None if sources is None else tuple(sources)
+        futures = {}
+        for each in left:
+            job = Job(each, tables, known).to_json()
+            future = client.submit(
+                on_node,
+                str(folder),
+                job,
+                work,
+                key=f"joulemeter-{each.key}",
+                resources={RESOURCE: 1},
+                pure=False,
+            )
+            futures[future] = each
+        whole = math.fsum(map(sweep.seconds, left)) or 1.0
+        spent = 0.0
+        for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+            configuration = futures.pop(future)
+            tally.count(_finished(future, folder, Job(configuration, tables, known)))
+            future.release()
+            spent += sweep.seconds(configuration)
+            if progress:
+                progress(spent / whole)
+    return tally
+
+
+def on_node(folder: str, job_text: str, work: Work | None = None) -> dict[str, Any]:
+    """What a worker does: the run, if it is not recorded yet, alone on its node; its status and error."""
+    job = Job.from_json(job_text)
+    with _alone():
+        record = _recorded(Path(folder), job) or sweep.record_one(Path(folder), job, work)
+    return {key: record.facts.get(key) for key in ("status", "error")}
+
+
+def _recorded(folder: Path, job: Job) -> Record | None:
+    """The record that a worker wrote that was lost before it could say so."""
+    import pyarrow.parquet
+
+    path = folder / f"part-{job.configuration.key}.parquet"
+    if not path.exists():
+        return None
+    return Record.from_row(pyarrow.parquet.ParquetFile(path).read().to_pylist()[0])
+
+
+def _finished(future: Any, folder: Path, job: Job) -> Record:
+    from distributed import KilledWorker
+
+    error = future.exception()
+    if error is None:
+        return sweep.record_of(job.configuration, future.result())
+    if not isinstance(error, KilledWorker):
+        raise error
+    found = _recorded(folder, job)
+    if found is None:
+        said = {"status": "failed", "error": "its workers were lost, again and again"}
+        found = sweep.record_of(job.configuration, said)
+        dataset.append(folder, [found], part=job.configuration.key)
+    return found
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Holds this node: workers that share it take turns."""
+    path = Path(tempfile.gettempdir()) / f"joulemeter-sweep-{os.getuid()}.lock"
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _check_workers(client: Client) -> None:
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if workers and not any(RESOURCE in each.get("resources", {}) for each in workers.values()):
+        raise UsageError(
+            f"none of the {len(workers)} workers offers the resource '{RESOURCE}'",
+            f'dask worker SCHEDULER --nworkers 1 --nthreads 1 --resources "{RESOURCE}=1" on each node',
+        )
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Client]:
+    """A client of the scheduler at ``address``; raises UsageError where none answers."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=10)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{address}: no Dask scheduler answers ({error})", "dask scheduler") from error
+    with client:
+        yield client
+
+
+@contextmanager
+def submitted(scheduler: Scheduler, nodes: Nodes) -> Iterator[Client]:
+    """A client of workers that are jobs of a batch scheduler, one a node; the jobs end with the block."""
+    from distributed import Client
+
+    with batch(scheduler, nodes) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
+        cluster.scale(jobs=nodes.count)
+        yield client
+
+
+def batch(scheduler: Scheduler, nodes: Nodes) -> Any:
+    """The dask-jobqueue cluster of ``nodes``; ``job_script()`` says what is submitted."""
+    from dask_jobqueue.pbs import PBSCluster
+    from dask_jobqueue.slurm import SLURMCluster
+
+    kinds = {"slurm": SLURMCluster, "pbs": PBSCluster}
+    alone = {"slurm": "--exclusive", "pbs": "-l place=excl"}
+    return kinds[scheduler](
+        cores=nodes.cores,
+        processes=1,
+        memory=nodes.memory,
+        walltime=nodes.walltime,
+        queue=nodes.queue,
+        account=nodes.account,
+        worker_extra_args=["--nthreads", "1", "--resources", f"{RESOURCE}=1"],
+        job_extra_directives=[alone[scheduler]],
+        scheduler_options={"dashboard_address": ":0"},
+    )
