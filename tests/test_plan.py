@@ -23,7 +23,7 @@ def test_the_published_plan_has_its_30582_configurations() -> None:
 
 def test_the_plans_that_come_along_can_be_read() -> None:
     assert {"quick", "butter-e", "transformers"} <= set(plan.names())
-    assert len(plan.read("quick").configurations) == 24
+    assert len(plan.read("quick").configurations) == 20
     assert len(plan.read("transformers").configurations) == 48
 
 
