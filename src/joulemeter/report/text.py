@@ -114,6 +114,10 @@ def _figures(entry: SiteRail, whole: float) -> tuple[str, str, str]:
     if entry.confounded_with and entry.joint is not None:
         others = ", ".join(f"#{other}" for other in entry.confounded_with[:3])
         return f"with {others}", f"jointly {_range(entry.joint)}", _share(entry.exclusive.energy_j, whole)
+    if math.isnan(entry.exclusive.energy_j):
+        return "unknown", "", ""
+    if entry.exclusive.low_j > 0:
+        return "not resolved", _range(entry.exclusive), ""
     return "below resolution", f"≤ {joules(entry.exclusive.high_j)}", ""
 
 
