@@ -126,13 +126,38 @@ def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, li
     seen = _seen(timeline, response)
     explained = _union(busy, idle.quiet)
     gap = _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
-    found = estimate(timeline, occupancy, guesses[0], idle, seen, gap)
+    found = _mixed(
+        [estimate(timeline, occupancy, guess, idle, seen, gap) for guess in guesses],
+        np.array([guess.score for guess in guesses]),
+    )
     response = found.response
     whole = _balanced(timeline, response, found, seen)
     rail = _rail_ledger(
         timeline, response, found, seen, whole, (*responses.notes(timeline.rail, response), *idle.notes)
     )
     return rail, _entries(timeline, occupancy, found, seen, whole)
+
+
+def _mixed(found: Sequence[Estimate], score: Floats) -> Estimate:
+    """One estimate from those under several responses, each weighed by how likely readings are under it.
+
+    Where they disagree, that widens the intervals: the covariance is the mean one plus that of the means.
+    """
+    if len(found) == 1:
+        return found[0]
+    # The scores look at some rows only, and take their errors for better known than they are.
+    weight = np.exp((score - score.max()) / 2)
+    weight /= weight.sum()
+    means = np.array([each.energies.mean for each in found])
+    mean = weight @ means
+    inside = sum(w * each.energies.covariance for w, each in zip(weight, found, strict=True))
+    between = (means - mean).T @ (weight[:, None] * (means - mean))
+    likeliest = found[int(np.argmax(weight))]
+    return replace(
+        likeliest,
+        energies=Energies(mean, inside + between),
+        power_w=weight @ np.array([each.power_w for each in found]),
+    )
 
 
 def _seen(timeline: Timeline, response: Response) -> Stretches:
@@ -171,9 +196,14 @@ def _balanced(timeline: Timeline, response: Response, found: Estimate, seen: Str
     loose = max(float(found.energies.mean[-1]), 0.0) + other_j
     claimed = idle_j + float(exclusive.sum())
     room = total - claimed
-    if room < 0:
-        exclusive, idle_j, room = exclusive * (total / claimed), idle_j * (total / claimed), 0.0
     sigma = found.idle.energy(seen)[1]
+    if room < 0:
+        # What the parts overshoot is idle's first, within its own error: sites are known better than it.
+        idle_j -= min(-room, 2 * sigma, idle_j)
+        claimed = idle_j + float(exclusive.sum())
+        scale = min(total / max(claimed, 1e-300), 1.0)
+        exclusive, idle_j = exclusive * scale, idle_j * scale
+        room = max(total - idle_j - float(exclusive.sum()), 0.0)
     unattributed = min(loose + tail_j, room)
     left = room - unattributed
     # What is left over within idle's own error is idle; what is more, nothing explains.
@@ -213,7 +243,9 @@ def _rail_ledger(
 ) -> RailLedger:
     total, rail = timeline.total_j, timeline.rail
     gain = rail.relative_error * total
-    sigma = float(np.hypot(found.idle.energy(seen)[1], rail.relative_error / 1.96 * whole.idle_j))
+    mean, own = found.idle.energy(seen)[:2]
+    taken = max(mean - whole.idle_j, 0.0)
+    sigma = math.hypot(own, taken, rail.relative_error / 1.96 * whole.idle_j)
     idle = Energy(whole.idle_j, max(0.0, whole.idle_j - 1.96 * sigma), whole.idle_j + 1.96 * sigma)
     return RailLedger(
         rail,
@@ -234,12 +266,19 @@ def _entries(
 ) -> list[SiteRail]:
     rail, count = timeline.rail, len(occupancy.sites)
     mean = whole.exclusive_j
-    scaled = replace(found.energies, mean=np.append(mean, max(found.energies.mean[-1], 0.0)))
+    # What was taken off so that the parts add up to the whole may be wrong by as much, for all alike.
+    taken = np.append(np.where(mean > 0, np.maximum(found.energies.mean[:-1], 0.0) - mean, 0.0), 0.0)
+    scaled = Energies(
+        np.append(mean, max(found.energies.mean[-1], 0.0)),
+        found.energies.covariance + np.outer(taken, taken),
+    )
     sigma = np.sqrt(np.maximum(np.diag(scaled.covariance)[:count], 0.0))
     exclusive = [bounded(float(m), float(s), rail.relative_error) for m, s in zip(mean, sigma, strict=True)]
-    resolved = np.array([is_resolved(each) for each in exclusive], bool)
+    # A meter's gain is common to all sites: it widens what they took, not what they can be told by.
+    told = [bounded(float(m), float(s), 0.0) for m, s in zip(mean, sigma, strict=True)]
+    resolved = np.array([is_resolved(each) for each in told], bool)
     inclusive = _inclusive(timeline, occupancy, found, seen, mean, exclusive)
-    joint = {at: group for group in confounded(scaled, _doubtful(exclusive, scaled)) for at in group}
+    joint = {at: group for group in confounded(scaled, _doubtful(told, scaled)) for at in group}
     resolved[[at for at in joint if at < count]] = False
     ids = [site.id for site in occupancy.sites]
     made = []
@@ -258,16 +297,16 @@ def _ran(occupancy: Occupancy, at: int) -> bool:
     return bool((occupancy.column == at).any())
 
 
-def _doubtful(exclusive: list[Energy], found: Energies) -> NDArray[np.bool_]:
+def _doubtful(told: list[Energy], found: Energies) -> NDArray[np.bool_]:
     """Columns (c,) that are not resolved and hold some energy, and those whose errors all but mirror such a
     one's.
 
     Two sites whose errors mirror each other are one to the meter, even where both figures are fair.
     """
-    count = len(exclusive)
-    some = np.array([each.energy_j > 0 for each in exclusive], bool)
-    alone = some & ~np.array([is_resolved(each) for each in exclusive], bool)
-    vague = some & ~np.array([is_resolved(each, VAGUE) for each in exclusive], bool)
+    count = len(told)
+    some = np.array([each.energy_j > 0 for each in told], bool)
+    alone = some & ~np.array([is_resolved(each) for each in told], bool)
+    vague = some & ~np.array([is_resolved(each, VAGUE) for each in told], bool)
     sigma = np.sqrt(np.maximum(np.diag(found.covariance)[:count], 1e-300))
     mirrored = found.covariance[:count, :count] / sigma[:, None] / sigma < MIRRORED
     mirrored &= vague[:, None] & vague

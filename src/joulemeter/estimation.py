@@ -61,6 +61,9 @@ MARGIN = 1.4
 they were
 known exactly, which on simulated machines makes it too sure by about a fifth."""
 
+GAUGE_MARGIN = 2.0
+"""The same of a gauge, whose window too is only known from a few hundred samples."""
+
 STRETCHES = 40
 """Stretches of rows over which errors are compared with what is said of them."""
 
@@ -326,9 +329,10 @@ def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, e
     said = np.diag(sums.part("power", "power"))[: sums.columns]
     # Columns whose rows say less than their prior tell nothing of V.
     told = said * at**2 > 4
+    least = MARGIN if made.windows.linked.any() else GAUGE_MARGIN
     if len(starts) < 8 or not told.any():
-        return MARGIN
-    return float(np.clip(np.mean(seen[told] / said[told]), MARGIN, 25.0))
+        return least
+    return float(np.clip(np.mean(seen[told] / said[told]), least, 25.0))
 
 
 def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:

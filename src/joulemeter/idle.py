@@ -27,8 +27,8 @@ TREND = 0.1
 """How far idle may drift in a straight line over a run, as a fraction of itself: one standard deviation."""
 
 WANDER = (6e-3, 1.2e-2, 2e-2)
-"""How far idle may wander besides, as a fraction of itself per square root of a second (2 % in ten seconds): the likeliest is
-taken."""
+"""How far idle may wander besides, as a fraction of itself per square root of a second
+(2 % in ten seconds): the likeliest is taken."""
 
 PLATEAU = 0.15
 """A level this far above the lower ones is no drift: a device that stayed up, or work that no span shows."""

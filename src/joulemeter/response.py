@@ -28,12 +28,21 @@ ROWS = 1_200
 SITES = 24
 """Sites that keep a power of their own while the response is sought; the others share one."""
 
-SHORTLIST = 24
+SHORTLIST = 48
 """Pairs of lag and window, likely at a glance, that are weighed with care."""
 
 LONGEST_TICK_NS = 100_000_000
 LONGEST_LAG_NS = 600_000_000
 LONGEST_WINDOW_NS = 2_000_000_000
+
+BARELY = 10.0
+"""How much less likely, as a logarithm, a response may be than the likeliest and still count."""
+
+MOST_MODES = 3
+"""Responses that are carried through the estimate where readings do not tell between them."""
+
+USUAL_WINDOWS_NS = tuple(each * 1_000_000 for each in (10, 25, 50, 100, 200, 500, 1000))
+"""Averaging windows that makers of meters choose: round figures."""
 
 USUAL_WINDOW = 8.0
 """How much likelier beforehand, as a logarithm, a window of the meter's own period is than any other."""
@@ -89,7 +98,10 @@ def _first_pairs(
         # A counter shows the last tick: on average half a tick more than the lag it states.
         lags = told.lag_ns + np.arange(0, 21) * max(min(step, 25_000_000) // 20, 1)
     else:
-        lags = np.linspace(0, max(LONGEST_LAG_NS, 2 * step), 61).astype(np.int64)
+        # Calls of milliseconds make peaks of milliseconds: a coarser grid would step over the right one.
+        fine = np.arange(0, 150_000_000, 2_500_000 if gauge else 5_000_000)
+        coarse = np.linspace(0, max(LONGEST_LAG_NS, 2 * step), 61 if gauge else 121)
+        lags = np.unique(np.concatenate([fine, coarse.astype(np.int64)]))
     if not gauge:
         least = told.lag_ns if lag_known else 0
         return [
@@ -110,8 +122,7 @@ def _spans(step: int, told: int) -> Ints:
     fractions = step * np.array(
         [0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50]
     )
-    usual = np.array([10, 25, 50, 100, 200, 500, 1000]) * 1_000_000
-    some = np.concatenate([fractions, usual, [told]]).astype(np.int64)
+    some = np.concatenate([fractions, USUAL_WINDOWS_NS, [told]]).astype(np.int64)
     return np.unique(some[(some <= max(LONGEST_WINDOW_NS, 2 * step)) & (some >= min(step // 10, 10_000_000))])
 
 
@@ -136,7 +147,7 @@ def _narrowed(
             search.refit(best)
             scored = dict(zip(scored, search.weigh(list(scored)), strict=True))
             best = max(scored, key=lambda pair: scored[pair])
-        leaders = _diverse(scored, (5, 4, 2, 1, 1)[turn])
+        leaders = _diverse(scored, (8, 5, 3, 1, 1)[turn], grain)
         grain, ratio = max(grain / 3, 1.0), ratio**0.5
         pairs = []
         for leader in leaders:
@@ -158,7 +169,6 @@ def _narrowed(
         pairs = list(dict.fromkeys(pairs))
         if all(pair in scored for pair in pairs):
             break
-    ordered = sorted(scored, key=lambda pair: -scored[pair])
     return [
         Found(
             pair,
@@ -166,17 +176,38 @@ def _narrowed(
             0.25 * step if not lag_fixed else 0.0,
             0.0 if window_fixed else 0.1 * pair.window_ns,
         )
-        for pair in ordered[:12]
+        for pair in _modes(scored, step, search.counter)
     ]
 
 
-def _diverse(scored: dict[Response, float], count: int) -> list[Response]:
-    """The likeliest responses, of windows a fifth apart at least: neighbours would only be sought twice."""
+def _modes(scored: dict[Response, float], step: int, counter: bool) -> list[Response]:
+    """The likeliest response, then others nearly as likely and too far for a straight line to reach."""
+    chosen: list[Response] = []
+    highest = max(scored.values())
+    for pair in sorted(scored, key=lambda each: -scored[each]):
+        if scored[pair] < highest - BARELY or len(chosen) == MOST_MODES:
+            break
+        if all(_apart(pair, other, step, counter) for other in chosen):
+            chosen.append(pair)
+    return chosen
+
+
+def _apart(one: Response, other: Response, step: int, counter: bool) -> bool:
+    if abs(one.lag_ns - other.lag_ns) > 0.15 * step:
+        return True
+    if counter:
+        return abs(one.window_ns - other.window_ns) > 0.3 * step
+    return abs(float(np.log(max(one.window_ns, 1) / max(other.window_ns, 1)))) > 0.25
+
+
+def _diverse(scored: dict[Response, float], count: int, grain: float) -> list[Response]:
+    """The likeliest responses, some way apart: neighbours would only be sought twice."""
     chosen: list[Response] = []
     for pair in sorted(scored, key=lambda each: -scored[each]):
-        if (
-            all(abs(np.log(max(pair.window_ns, 1) / max(other.window_ns, 1))) > 0.2 for other in chosen)
-            or len(scored) < count
+        if all(
+            abs(np.log(max(pair.window_ns, 1) / max(other.window_ns, 1))) > 0.2
+            or abs(pair.lag_ns - other.lag_ns) > 2.5 * grain
+            for other in chosen
         ):
             chosen.append(pair)
         if len(chosen) == count:
@@ -218,6 +249,9 @@ class _Search:
             prior, at = self._prior(design_)
             usual = pair.window_ns == self.told.window_ns and not self.counter
             bonus = USUAL_WINDOW if usual else 0.0
+            if not usual and not self.counter:
+                near = np.abs(np.array(USUAL_WINDOWS_NS) / pair.window_ns - 1).min() < 0.02
+                bonus = 0.5 * USUAL_WINDOW if near else 0.0
             made.append(
                 evidence(design_, prior, at, self._noise, no_extra(len(design_)))
                 + bonus
@@ -270,7 +304,7 @@ class _Search:
                 yield Design(part, sparse.csr_matrix(seconds), sparse.csr_matrix(spread), idle, self._idle_w)
 
     def _edges(self, pair: Response) -> list[int]:
-        """How far before an edge to look: a gauge's window, or the moments that a counter's tick may lie at."""
+        """How far before an edge to look: a gauge's window, or where a counter's tick may lie."""
         return smeared_ns(pair.window_ns, 4) if self.counter else [0, pair.window_ns]
 
 
