@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulemeter import dataset, energy_runs, join
@@ -38,6 +38,7 @@ def test_integrals_worked_by_hand(start, end, method, energy) -> None:
     assert found.low_j[0] <= found.energy_j[0] <= found.high_j[0]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.floats(1, 1e4), min_size=4, max_size=30),
     st.tuples(*[st.floats(0, 1)] * 3).map(sorted),

@@ -27,6 +27,7 @@ from typing import Any, cast, get_args
 
 from joulemeter import butter, dataset, training_data
 from joulemeter.errors import DatasetError
+from joulemeter.ledger import number
 from joulemeter.plan import SEQUENCES, Configuration, Plan
 from joulemeter.reading import Origin
 from joulemeter.record import Record
@@ -47,6 +48,10 @@ class Cost:
     runs: int
     time_s: float
     energy_j: float
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain object; an energy that no meter saw is null."""
+        return {"runs": self.runs, "time_s": self.time_s, "energy_j": number(self.energy_j)}
 
 
 @dataclass

@@ -60,7 +60,6 @@ def command(
       joulemeter qc my-sweep -o clean && joulemeter model fit clean -o model.json
     """
     import json
-    from dataclasses import asdict
 
     from joulemeter import plan as plans
     from joulemeter import sources, sweep, training_data, units
@@ -72,7 +71,7 @@ def command(
         left = sweep.missing(output, asked)
         cost = sweep.estimate(left, specs)
         if as_json:
-            click.echo(json.dumps({"plan": asked.name, "configurations": asked.distinct, **asdict(cost)}))
+            click.echo(json.dumps({"plan": asked.name, "configurations": asked.distinct, **cost.to_json()}))
             return
         for why, count in asked.rejected.items():
             click.echo(f"rejected: {count} × {why}")
