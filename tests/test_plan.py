@@ -21,6 +21,11 @@ def test_the_published_plan_has_its_30582_configurations() -> None:
     assert len({each.key for each in found.configurations}) == 30_582
 
 
+def test_on_one_device_the_published_plan_is_its_whole_grid() -> None:
+    found = plan.read("butter-e", ("cpu",))
+    assert len(found.configurations) == found.reachable == 24_035
+
+
 def test_the_plans_that_come_along_can_be_read() -> None:
     assert {"quick", "butter-e", "transformers"} <= set(plan.names())
     assert len(plan.read("quick").configurations) == 20

@@ -108,14 +108,15 @@ def read(where: str | Path, devices: tuple[str, ...] = ()) -> Plan:
         raise UsageError(f"{where}: cannot be read as a plan ({error})") from error
     if devices:
         data["devices"] = list(devices)
-    return make(data, name=str(data.pop("name", path.stem)))
+    return make(data, name=str(data.pop("name", path.stem)), whole_grid_may_do=bool(devices))
 
 
-def make(data: Mapping[str, Any], name: str = "plan") -> Plan:
+def make(data: Mapping[str, Any], name: str = "plan", *, whole_grid_may_do: bool = False) -> Plan:
     """The plan that ``data`` says: a list an axis, ``repetitions``, ``tolerance``, ``sample`` and ``seed``.
 
     Topologies off their size by more than ``tolerance`` (0.2) are rejected; at depth 2 all dense shapes are
-    one network, and only the first is kept.
+    one network, and only the first is kept. A sample larger than the grid is refused, or with
+    ``whole_grid_may_do`` is the grid.
     """
     data = dict(data)
     repetitions, tolerance = data.pop("repetitions", 1), float(data.pop("tolerance", 0.2))
@@ -129,9 +130,9 @@ def make(data: Mapping[str, Any], name: str = "plan") -> Plan:
     kept = list(_reachable(axes, tolerance, rejected))
     chosen = kept
     if count is not None:
-        if count > len(kept):
+        if count > len(kept) and not whole_grid_may_do:
             raise UsageError(f"the plan asks for a sample of {count}, its grid has {len(kept)}")
-        chosen = random.Random(seed).sample(kept, count)
+        chosen = random.Random(seed).sample(kept, min(count, len(kept)))
     runs = tuple(
         Configuration(**{**each, "repetition": repetition})
         for repetition in range(repetitions)
