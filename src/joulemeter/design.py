@@ -242,6 +242,19 @@ class Design:
     def __len__(self) -> int:
         return len(self.windows)
 
+    def take(self, chosen: Flags) -> Design:
+        """Some of the rows."""
+        return replace(
+            self,
+            windows=self.windows.take(chosen),
+            seconds=self.seconds[chosen],
+            spread=self.spread[chosen],
+            idle=self.idle[chosen],
+            cells=None if self.cells is None else self.cells[chosen],
+            rate_start=None if self.rate_start is None else self.rate_start[chosen],
+            rate_end=None if self.rate_end is None else self.rate_end[chosen],
+        )
+
 
 def design(
     rows: Windows,

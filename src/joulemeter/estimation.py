@@ -424,20 +424,7 @@ def _sample(made: Design, most: int = 0) -> tuple[Design, NDArray[np.bool_]]:
         chosen[:] = False
         for low in np.linspace(0, len(made) - run, 5).astype(int):
             chosen[low : low + run] = True
-    cells = None if made.cells is None else made.cells[chosen]
-    part = Design(
-        made.windows.take(chosen),
-        made.seconds[chosen],
-        made.spread[chosen],
-        made.idle[chosen],
-        made.resting_w,
-        cells,
-        made.cell_spread,
-        made.cell_seconds,
-        None if made.rate_start is None else made.rate_start[chosen],
-        None if made.rate_end is None else made.rate_end[chosen],
-    )
-    return part, chosen
+    return made.take(chosen), chosen
 
 
 def _work_variance(
