@@ -223,9 +223,9 @@ def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual:
         start,
         method="Nelder-Mead",
         options={
-            "xatol": 0.03,
-            "fatol": 0.05,
-            "maxfev": 80,
+            "xatol": 0.1,
+            "fatol": 0.2,
+            "maxfev": 50,
             "initial_simplex": start + np.array([[0, 0], [1, 0], [0, 1]]),
         },
     )
