@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from joulemeter.errors import JoulemeterError
@@ -49,6 +50,4 @@ def print_error(shell: Any, text: str) -> None:
 
 def show(meter: Meter) -> None:
     """Displays the ledger of a finished meter in the notebook."""
-    from IPython.display import display
-
-    display(meter.ledger)  # type: ignore[no-untyped-call]
+    import_module("IPython.display").display(meter.ledger)
