@@ -89,7 +89,7 @@ class TestEverySource:
     def test_closing_twice_does_no_harm(self, name, specs):
         source = opened(name, specs)
         source.close()
-        source.close()
+        assert source.close() is None
 
     def test_only_a_meter_says_measured(self, name, specs):
         origins = {rail.origin for rail in opened(name, specs).rails}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -159,3 +161,56 @@ def _offset_ns(home: Line, stamps: list[int]) -> int:
     events = [event for event in home.events if event.name == ANCHOR]
     # The session may have missed the first records.
     return min(stamp - event.start_ns for stamp, event in zip(stamps[-len(events) :], events, strict=False))
+
+
+class Profiled:
+    """Writes the operators of a framework that runs XLA's profiler, while it runs.
+
+    ``entries`` are the modules by which a program starts and stops that profiler itself, ``names`` the two
+    functions there: a trace of the program's own takes precedence.
+    """
+
+    def __init__(
+        self, session: Any, operations: Any, label: str, entries: tuple[str, ...], names: tuple[str, str]
+    ) -> None:
+        self._session, self._operations, self._label = session, operations, label
+        self._entries, self._names = entries, names
+        self._undo: list[Callable[[], None]] = []
+
+    def start(self, sink: BulkSink) -> None:
+        """Starts the framework's profiler."""
+        self._recording = Recording(sink, self._session, self._operations, self._label)
+        self._recording.open()
+        self._cycles = Cycles(self._recording.turn)
+        self._cycles.start()
+        for owner in self._entries:
+            self._wrap(importlib.import_module(owner))
+
+    def stop(self) -> None:
+        """Writes what was recorded, and leaves the framework as it was."""
+        self._cycles.stop()
+        self._recording.turn(again=False)
+        while self._undo:
+            self._undo.pop()()
+
+    def _wrap(self, module: Any) -> None:
+        start, stop = (getattr(module, name) for name in self._names)
+
+        @functools.wraps(start)
+        def started(*args: Any, **kwargs: Any) -> Any:
+            self._recording.turn(again=False)
+            return start(*args, **kwargs)
+
+        @functools.wraps(stop)
+        def stopped(*args: Any, **kwargs: Any) -> Any:
+            answer = stop(*args, **kwargs)
+            self._recording.reopen()
+            return answer
+
+        self._put(module, started, stopped)
+
+        self._undo.append(lambda: self._put(module, start, stop))
+
+    def _put(self, module: Any, start: Any, stop: Any) -> None:
+        for name, function in zip(self._names, (start, stop), strict=True):
+            setattr(module, name, function)

@@ -8,17 +8,15 @@ on the thread that called it, under the call in the source. What XLA then runs o
 
 from __future__ import annotations
 
-import functools
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 from joulemeter.errors import UsageError
 from joulemeter.frameworks import xplane
-from joulemeter.frameworks.cycles import ANCHOR, Cycles, Operation, Recording
+from joulemeter.frameworks.cycles import ANCHOR, Operation, Profiled
 from joulemeter.frameworks.xplane import Event, Line
-from joulemeter.span import BulkSink, Tracer
+from joulemeter.span import Tracer
 
 FRAMEWORK = "jax"
 LEVELS = ("operator",)
@@ -29,7 +27,13 @@ def tracer(level: str) -> Tracer:
     """The tracer of ``level``; raises UsageError for one that is not in LEVELS."""
     if level not in LEVELS:
         raise UsageError(f"jax: has no level '{level}'", f"one of {', '.join(LEVELS)}")
-    return Operations()
+    return Profiled(
+        _Session,
+        operations,
+        "joulemeter: reading jax's profiler",
+        ("jax.profiler", "jax._src.profiler"),
+        ("start_trace", "stop_trace"),
+    )
 
 
 def operations(events: Sequence[Event]) -> Iterator[Operation]:
@@ -52,50 +56,6 @@ def _repeats(event: Event, last: Event) -> bool:
 def _module(function: str) -> str:
     """What XLA calls the module of a jitted function: ``jit__lambda`` for ``<lambda>``."""
     return "jit_" + "".join(c if c.isalnum() or c in "_." else "_" for c in function).rstrip("_")
-
-
-class Operations:
-    """Writes the operators of JAX while it runs."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-
-    def start(self, sink: BulkSink) -> None:
-        """Starts JAX's profiler; a trace that the program starts itself takes precedence."""
-        self._recording = Recording(sink, _Session, operations, "joulemeter: reading jax's profiler")
-        self._recording.open()
-        self._cycles = Cycles(self._recording.turn)
-        self._cycles.start()
-        for owner in ("jax.profiler", "jax._src.profiler"):
-            self._wrap(importlib.import_module(owner))
-
-    def stop(self) -> None:
-        """Writes what was recorded, and leaves JAX as it was."""
-        self._cycles.stop()
-        self._recording.turn(again=False)
-        while self._undo:
-            self._undo.pop()()
-
-    def _wrap(self, module: Any) -> None:
-        start, stop = module.start_trace, module.stop_trace
-
-        @functools.wraps(start)
-        def started(*args: Any, **kwargs: Any) -> Any:
-            self._recording.turn(again=False)
-            return start(*args, **kwargs)
-
-        @functools.wraps(stop)
-        def stopped(*args: Any, **kwargs: Any) -> Any:
-            answer = stop(*args, **kwargs)
-            self._recording.reopen()
-            return answer
-
-        module.start_trace, module.stop_trace = started, stopped
-
-        def back() -> None:
-            module.start_trace, module.stop_trace = start, stop
-
-        self._undo.append(back)
 
 
 class _Session:

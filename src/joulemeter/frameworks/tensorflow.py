@@ -7,18 +7,16 @@ was open when they began.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 from joulemeter.errors import UsageError
 from joulemeter.frameworks import xplane
-from joulemeter.frameworks.cycles import ANCHOR, Cycles, Operation, Recording
+from joulemeter.frameworks.cycles import ANCHOR, Operation, Profiled
 from joulemeter.frameworks.xplane import Event, Line
-from joulemeter.span import BulkSink, Tracer
+from joulemeter.span import Tracer
 
 FRAMEWORK = "tensorflow"
 LEVELS = ("operator",)
@@ -30,7 +28,13 @@ def tracer(level: str) -> Tracer:
     """The tracer of ``level``; raises UsageError for one that is not in LEVELS."""
     if level not in LEVELS:
         raise UsageError(f"tensorflow: has no level '{level}'", f"one of {', '.join(LEVELS)}")
-    return Operators()
+    return Profiled(
+        _Session,
+        operations,
+        "joulemeter: reading tensorflow's profiler",
+        ("tensorflow.python.profiler.profiler_v2", "tensorflow._api.v2.profiler.experimental"),
+        ("start", "stop"),
+    )
 
 
 def operations(events: Sequence[Event]) -> Iterator[Operation]:
@@ -45,50 +49,6 @@ def operations(events: Sequence[Event]) -> Iterator[Operation]:
         elif "long_name" in event.stats:
             kind = str(event.stats["long_name"]).rpartition(":")[2] or event.name
             yield Operation(f"tf: {kind}", event.start_ns, event.end_ns)
-
-
-class Operators:
-    """Writes the operators of TensorFlow while it runs."""
-
-    def __init__(self) -> None:
-        self._undo: list[Callable[[], None]] = []
-
-    def start(self, sink: BulkSink) -> None:
-        """Starts TensorFlow's profiler; one that the program starts itself takes precedence."""
-        self._recording = Recording(sink, _Session, operations, "joulemeter: reading tensorflow's profiler")
-        self._recording.open()
-        self._cycles = Cycles(self._recording.turn)
-        self._cycles.start()
-        for owner in ("tensorflow.python.profiler.profiler_v2", "tensorflow._api.v2.profiler.experimental"):
-            self._wrap(importlib.import_module(owner))
-
-    def stop(self) -> None:
-        """Writes what was recorded, and leaves TensorFlow as it was."""
-        self._cycles.stop()
-        self._recording.turn(again=False)
-        while self._undo:
-            self._undo.pop()()
-
-    def _wrap(self, module: Any) -> None:
-        start, stop = module.start, module.stop
-
-        @functools.wraps(start)
-        def started(*args: Any, **kwargs: Any) -> Any:
-            self._recording.turn(again=False)
-            return start(*args, **kwargs)
-
-        @functools.wraps(stop)
-        def stopped(*args: Any, **kwargs: Any) -> Any:
-            answer = stop(*args, **kwargs)
-            self._recording.reopen()
-            return answer
-
-        module.start, module.stop = started, stopped
-
-        def back() -> None:
-            module.start, module.stop = start, stop
-
-        self._undo.append(back)
 
 
 class _Session:
