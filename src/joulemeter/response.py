@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import linalg, signal, sparse
+from scipy import linalg, sparse
 
 from joulemeter.design import Design, Response, Windows, hats, smeared_ns, spacing_ns
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
@@ -417,4 +417,6 @@ def _likelihood(made: Design, counter: bool) -> float:
 
 def _unchained(columns: Floats, theta: float = 0.7) -> Floats:
     """Each row plus θ times what the rows before it left: takes a moving average of −θ out of the errors."""
-    return np.asarray(signal.lfilter([1.0], [1.0, -theta], columns, axis=0))
+    # The recursion is a lower bidiagonal system of ones and −θ.
+    chain = np.array([[1.0], [-theta]]).repeat(len(columns), axis=1)
+    return np.asarray(linalg.lapack.dtbtrs(chain, columns, uplo="L", diag="U")[0])
