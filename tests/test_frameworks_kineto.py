@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from joulemeter import rawfiles
-from joulemeter.frameworks import kineto
+from joulemeter.frameworks import kineto, kineto_trace
 from joulemeter.recorder import Recorder
 
 TRACE = json.loads((Path(__file__).parent / "data" / "kineto_cuda.json").read_text())
@@ -53,7 +53,7 @@ def written() -> Sink:
     """The recorded trace, moved so that it begins at 0 ns."""
     sink = Sink()
     lanes = {4242: "MainThread", 4243: "thread 4243"}
-    kineto.write(kineto.from_chrome(TRACE), sink, -BASE_NS, lanes.__getitem__, "MainThread")
+    kineto.write(kineto_trace.from_chrome(TRACE), sink, -BASE_NS, lanes.__getitem__, "MainThread")
     return sink
 
 
@@ -88,7 +88,7 @@ def test_an_operator_too_short_to_tell_is_left_in_the_time_around_it(written: Si
 
 
 def test_a_launch_whose_kernel_has_no_record_is_counted() -> None:
-    trace = kineto.from_chrome(TRACE)
+    trace = kineto_trace.from_chrome(TRACE)
     assert (trace.launches, len(trace.device), trace.unseen) == (5, 4, 1)
 
 
@@ -124,7 +124,7 @@ class Event:
 
 def test_events_and_exported_trace_say_the_same() -> None:
     events = [Event(entry) for entry in TRACE["traceEvents"] if entry["ph"] == "X"]
-    assert kineto.from_events(events) == kineto.from_chrome(TRACE)
+    assert kineto_trace.from_events(events) == kineto_trace.from_chrome(TRACE)
 
 
 # ── the real profiler ────────────────────────────────────────────────────────────────────────────────
@@ -188,21 +188,22 @@ def test_operators_are_on_the_clock_of_the_spans(tmp_path: Path) -> None:
 
 def test_cycles_lose_no_operator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kineto, "CYCLE_NS", 1_000_000)
+    monkeypatch.setattr(kineto, "LOOK_S", 0.001)
     module = torch.nn.Linear(8, 8)
 
     def program(recorder: Recorder) -> None:
-        for _ in range(300):
+        for _ in range(3000):
             module(torch.ones(4, 8))
 
     run = traced(tmp_path, program, "operator")
     count = Counter(names_of(run))
-    assert count["aten::linear"] == 300
+    assert count["aten::linear"] == 3000
     assert count["joulemeter: reading the profiler's records"] > 3
 
 
 def test_a_cycle_ends_only_where_no_record_is_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside the user's own record_function, or below a frame of PyTorch's, a record is open."""
-    monkeypatch.setattr(kineto, "CYCLE_NS", 0)
+    monkeypatch.setattr(kineto, "CYCLE_NS", 60_000_000_000)
     turns, end = [], kineto._profiler._turn
     monkeypatch.setattr(
         kineto._profiler, "_turn", lambda again=True: turns.append(1) if again else end(False)
@@ -219,6 +220,7 @@ def test_a_cycle_ends_only_where_no_record_is_open(tmp_path: Path, monkeypatch: 
             return gradient
 
     def program(recorder: Recorder) -> None:
+        kineto._profiler._due_ns, kineto._profiler._late[:] = 0, [True]
         with torch.profiler.record_function("mine"):
             module(torch.ones(4, 8))
         Inside.apply(torch.ones(4, 8, requires_grad=True))
@@ -227,6 +229,15 @@ def test_a_cycle_ends_only_where_no_record_is_open(tmp_path: Path, monkeypatch: 
         assert turns == [1]
 
     traced(tmp_path, program, "operator")
+
+
+def test_a_node_of_the_backward_graph_is_written_once(tmp_path: Path) -> None:
+    x = torch.ones(64, 64, requires_grad=True)
+    names = names_of(traced(tmp_path, lambda _: (x @ x).sum().backward(), "operator"))
+    assert [name for name in names if "MmBackward0" in name] == [
+        "autograd::engine::evaluate_function: MmBackward0"
+    ]
+    assert names.count("aten::mm") == 3
 
 
 def test_both_levels_share_the_one_profiler(tmp_path: Path) -> None:

@@ -23,120 +23,31 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from joulemeter.errors import JoulemeterError, UsageError
+from joulemeter.frameworks.kineto_trace import (
+    SHORT_NS,
+    DeviceWork,
+    Operator,
+    Trace,
+    from_events,
+    from_host_events,
+)
 from joulemeter.span import BulkSink, Tracer
 
 FRAMEWORK = "torch"
 LEVELS = ("operator", "kernel")
 
 CYCLE_NS = 1_000_000_000
+LOOK_S = 0.1
+"""The least that the thread that looks at the clock sleeps."""
 MOST_RECORDS = 200_000
 """A cycle is shortened when it brings more: each record holds about half a kilobyte until it is read."""
-SHORT_NS = 1_000
-"""Operators that took less, and launched nothing, are left in the time of whatever is around them."""
-
-DEVICE_KINDS = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
-HOST_KINDS = frozenset({"cpu_op", "user_annotation"})
-LAUNCH_WORDS = ("Launch", "Memcpy", "Memset")
-
-
-# ── what the profiler saw ────────────────────────────────────────────────────────────────────────────
-
-
-class Operator(NamedTuple):
-    """One operator on a host thread (its native id); stamps are Unix nanoseconds."""
-
-    name: str
-    start_ns: int
-    end_ns: int
-    thread: int
-    id: int
-
-
-class DeviceWork(NamedTuple):
-    """One kernel, copy or fill on a device stream; ``operator`` is the id of its launcher, 0 if none."""
-
-    name: str
-    start_ns: int
-    end_ns: int
-    lane: str
-    operator: int
-
-
-class Trace(NamedTuple):
-    """What one cycle saw. ``launches`` counts the host's requests for device work that has a record."""
-
-    operators: list[Operator]
-    device: list[DeviceWork]
-    launches: int = 0
-
-    @property
-    def unseen(self) -> int:
-        """Launches whose work has no record: it was still running when the cycle ended."""
-        return max(0, self.launches - len(self.device))
-
-
-def from_host_events(events: Iterable[Any]) -> Trace:
-    """The trace in the profiler's events where no device was recorded, without the short operators.
-
-    Each question to an event costs a tenth of a microsecond: a training step has hundreds of them.
-    """
-    made = Operator._make
-    operators = [
-        made((each.name(), each.start_ns(), each.end_ns(), each.device_resource_id(), 0))
-        for each in events
-        if each.duration_ns() >= SHORT_NS
-    ]
-    return Trace(operators, [])
-
-
-def from_events(events: Iterable[Any]) -> Trace:
-    """The trace in the profiler's own events (``_KinetoEvent`` of ``torch.autograd``)."""
-    operators, device, launches = [], [], 0
-    for each in events:
-        kind = each.activity_type()
-        if kind in HOST_KINDS:
-            thread = each.device_resource_id()
-            operators.append(
-                Operator(each.name(), each.start_ns(), each.end_ns(), thread, each.correlation_id())
-            )
-        elif kind in DEVICE_KINDS:
-            lane = f"cuda:{each.device_index()} stream {each.device_resource_id()}"
-            launcher = each.linked_correlation_id()
-            device.append(DeviceWork(each.name(), each.start_ns(), each.end_ns(), lane, launcher))
-        elif _launches(kind, each.name()):
-            launches += 1
-    return Trace(operators, device, launches)
-
-
-def from_chrome(trace: dict[str, Any]) -> Trace:
-    """The trace in the JSON object that ``export_chrome_trace`` writes."""
-    base_ns = int(trace.get("baseTimeNanoseconds", 0))
-    operators, device, launches = [], [], 0
-    for each in trace["traceEvents"]:
-        if each.get("ph") != "X":
-            continue
-        kind, name, known = each.get("cat", ""), each["name"], each.get("args", {})
-        start_ns = base_ns + round(each["ts"] * 1e3)
-        end_ns = start_ns + round(each["dur"] * 1e3)
-        if kind in HOST_KINDS:
-            operators.append(Operator(name, start_ns, end_ns, int(each["tid"]), known.get("External id", 0)))
-        elif kind in DEVICE_KINDS:
-            lane = f"cuda:{known['device']} stream {known['stream']}"
-            device.append(DeviceWork(name, start_ns, end_ns, lane, known.get("External id", 0)))
-        elif _launches(kind, name):
-            launches += 1
-    return Trace(operators, device, launches)
-
-
-def _launches(kind: str, name: str) -> bool:
-    return kind in ("cuda_runtime", "cuda_driver") and any(word in name for word in LAUNCH_WORDS)
 
 
 # ── spans out of it ──────────────────────────────────────────────────────────────────────────────────
@@ -246,6 +157,8 @@ class _Profiler:
         self._undo: list[Callable[[], None]] = []
         self._unseen = 0
         self._device = False
+        self._late: list[bool] = []
+        """Holds something when the cycle should have ended: all that a call of a module looks at."""
 
     def want(self, level: str, sink: BulkSink) -> None:
         if self._levels:
@@ -274,6 +187,7 @@ class _Profiler:
         self._home = threading.current_thread().name
         self._torch_folder = os.path.dirname(torch.__file__) + os.sep
         self._cycle_ns = CYCLE_NS
+        self._due_ns = time.monotonic_ns() + self._cycle_ns
         self._wrap_modules()
         self._count_annotations()
         self._make_way_for_others()
@@ -292,15 +206,17 @@ class _Profiler:
     # ── on and off ───────────────────────────────────────────────────────────────────────────────────
 
     def _enable(self) -> None:
-        autograd, config = _autograd(), _config()
+        autograd = _autograd()
         cuda = autograd.ProfilerActivity.CUDA
         self._device = "kernel" in self._levels and cuda in autograd._supported_activities()
+        config = _config(correlated=self._device)
         activities = {autograd.ProfilerActivity.CPU} | ({cuda} if self._device else set())
         with _quiet():
             autograd._prepare_profiler(config, activities)
-        autograd._enable_profiler(config, activities)
+        autograd._enable_profiler(config, activities, _scopes())
         self._on = True
         self._due_ns = time.monotonic_ns() + self._cycle_ns
+        self._late.clear()
 
     def _disable(self) -> Trace:
         if not self._on:
@@ -341,7 +257,7 @@ class _Profiler:
             and not self._annotations
             and self._outside_torch()
         ):
-            self._turn()
+            self._turn()  # begins the next, and so is late no more
 
     def _outside_torch(self) -> bool:
         """Whether no frame below is PyTorch's: only then is no record of the profiler's open.
@@ -358,21 +274,20 @@ class _Profiler:
         return True
 
     def _wrap_modules(self) -> None:
-        """Modules are where most programs come by; each call that returns looks at the clock."""
+        """Modules are where most programs come by; each call that returns looks whether it is late."""
         from torch.compiler import is_dynamo_compiling
         from torch.nn import Module
 
-        original = Module.__call__
+        original, late, turn_if_due = Module.__call__, self._late, self._turn_if_due
 
         @functools.wraps(original)
         def call(module: Any, /, *args: Any, **kwargs: Any) -> Any:
             if is_dynamo_compiling():
                 return original(module, *args, **kwargs)
-            try:
-                return original(module, *args, **kwargs)
-            finally:
-                if time.monotonic_ns() >= self._due_ns:
-                    self._turn_if_due()
+            answer = original(module, *args, **kwargs)
+            if late:
+                turn_if_due()
+            return answer
 
         self._replace(Module, "__call__", call)
 
@@ -427,11 +342,18 @@ class _Profiler:
         self._undo.append(back)
 
     def _wake(self) -> None:
-        """For programs that call no modules: asks the main thread to look at the clock now and then."""
+        """Says when a cycle is late; where no module is called, asks the main thread now and then to look."""
         look = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(self._looked)
-        while not self._done.wait(0.1):
-            if self._on and time.monotonic_ns() > self._due_ns + self._cycle_ns:
-                ctypes.pythonapi.Py_AddPendingCall(look, None)
+        while not self._done.wait(self._until_due_s()):
+            late_ns = time.monotonic_ns() - self._due_ns
+            if self._on and late_ns >= 0:
+                self._late[:] = [True]
+                if late_ns > self._cycle_ns:
+                    ctypes.pythonapi.Py_AddPendingCall(look, None)
+
+    def _until_due_s(self) -> float:
+        """How long nobody needs to look at the clock: a thread that wakes takes the program's GIL."""
+        return max(LOOK_S, (self._due_ns - time.monotonic_ns()) / 1e9)
 
     def _looked(self, _: Any) -> int:
         if not self._done.is_set():
@@ -447,11 +369,26 @@ def _autograd() -> Any:
     return importlib.import_module("torch.autograd")
 
 
-def _config() -> Any:
+def _config(correlated: bool) -> Any:
+    """What is recorded of an operator: its name and times alone; ``correlated``: also its id, for kernels."""
     from torch._C._profiler import _ExperimentalConfig
 
-    state = _autograd().ProfilerState.KINETO
-    return _autograd().ProfilerConfig(state, False, False, False, False, False, _ExperimentalConfig(), "")
+    autograd = _autograd()
+    try:
+        experimental = _ExperimentalConfig(disable_external_correlation=not correlated)
+    except TypeError:  # a PyTorch that always writes it
+        experimental = _ExperimentalConfig()
+    return autograd.ProfilerConfig(
+        autograd.ProfilerState.KINETO, False, False, False, False, False, experimental, ""
+    )
+
+
+def _scopes() -> set[Any]:
+    """Operators and the user's annotations. A node of the backward graph is written once, as what the engine
+    evaluates (``autograd::engine::evaluate_function: MmBackward0``), and not again under its bare name."""
+    from torch._C._profiler import RecordScope
+
+    return {RecordScope.FUNCTION, RecordScope.TORCHSCRIPT_FUNCTION, RecordScope.USER_SCOPE}
 
 
 def _offset_ns() -> int:
