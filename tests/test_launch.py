@@ -227,6 +227,45 @@ def test_api_calls_are_recorded_with_their_place(tmp_path: Path) -> None:
     assert ("script.py", "run", 0, 0, "") in found
 
 
+def launched(folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    """What a launched program does where Python may leave things behind."""
+    command = [sys.executable, "-m", "joulemeter.launch", "--raw", str(folder / "raw"), *arguments]
+    env = {"PATH": CLEAN["PATH"], "HOME": str(folder), **environment}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=60, check=False, env=env
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_script_is_compiled_once_and_read_from_the_cache_after_that(tmp_path: Path) -> None:
+    script(tmp_path, "import json\nprint(json.dumps([1]))\n")
+    first = launched(tmp_path, "--api", "json", "script.py")
+    (entry,) = (tmp_path / ".cache" / "joulemeter" / "code").iterdir()
+    written = entry.stat()
+    assert launched(tmp_path, "--api", "json", "script.py") == first == (0, "[1]\n", "")
+    assert (entry.stat().st_mtime_ns, entry.stat().st_ino) == (written.st_mtime_ns, written.st_ino)
+    assert sum(site["name"] == "json.dumps" for site in sites(tmp_path)) == 2
+    entry.chmod(0o666)
+    script(tmp_path, "import json\nprint(json.dumps([2]))\n")
+    assert launched(tmp_path, "--api", "json", "script.py")[1] == "[2]\n", "another text, another entry"
+
+
+def test_a_script_that_earns_warnings_earns_them_at_every_start(tmp_path: Path) -> None:
+    script(tmp_path, "x = 1\nprint(x is 1, '\\d')\n")
+    first = launched(tmp_path, "script.py")
+    assert "SyntaxWarning" in first[2]
+    assert launched(tmp_path, "script.py") == first
+    assert "SyntaxWarning" not in launched(tmp_path, "script.py", PYTHONWARNINGS="ignore")[2]
+    assert launched(tmp_path, "script.py") == first, "a run that was told to be quiet leaves no quiet entry"
+    assert not list((tmp_path / ".cache" / "joulemeter" / "code").iterdir())
+
+
+def test_a_home_that_is_no_place_leaves_no_cache(tmp_path: Path) -> None:
+    script(tmp_path, "print(1)\n")
+    assert launched(tmp_path, "script.py", XDG_CACHE_HOME="here")[:2] == (0, "1\n")
+    assert not (tmp_path / "here").exists()
+
+
 def test_modules_beside_the_script_are_rewritten_and_libraries_are_not(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("import json\ndef h(): return json.dumps(1)\n")
     script(tmp_path, "import helper, csv\nprint(helper.h(), helper.__file__[-9:], helper.__loader__.name)\n")

@@ -1,8 +1,11 @@
-"""Rewritten modules kept in the user's cache folder, like bytecode.
+"""Rewritten sources, the main program's too, kept in the user's cache folder, like bytecode.
 
 An entry's name is a digest of source, file name, flags and versions, so it is never stale. Its content
 is marshalled code that we wrote: it is read only from a folder and a file that belong to this user, and
 that no one else may write. What cannot be cached is compiled again.
+
+Python compiles a main program at every start, and warns at every start of what looks wrong in it. A main
+program that earns such warnings is therefore not kept.
 """
 
 from __future__ import annotations
@@ -14,33 +17,46 @@ import marshal
 import os
 import stat
 import sys
+import warnings
 
 from joulemeter.frameworks.rewrite import Compiled, Place
 from joulemeter.frameworks.rewrite import compiled as compile_rewritten
 
-VERSION = b"1"
+VERSION = b"2"
 """Raised whenever the rewriting changes."""
 MOST = 2048
 """Most entries kept; beyond, the oldest half is removed."""
 
 
-def compiled(source: bytes | str, filename: str, flags: int = 0) -> Compiled:
+def compiled(source: bytes | str, filename: str, flags: int = 0, main: bool = False) -> Compiled:
     """``rewrite.compiled`` from the cache, where it is there and may be trusted."""
     folder = cache_folder()
     if folder is None:
         return compile_rewritten(source, filename, flags)
-    path = os.path.join(folder, digest(source, filename, flags))
+    path = os.path.join(folder, digest(source, filename, flags, main))
     known = load(path)
     if known is None:
-        known = compile_rewritten(source, filename, flags)
+        known = (compile_silently if main else compile_rewritten)(source, filename, flags)
+        if known is None:
+            return compile_rewritten(source, filename, flags)
         store(path, known)
     return known
+
+
+def compile_silently(source: bytes | str, filename: str, flags: int) -> Compiled | None:
+    """``rewrite.compiled``, or None where Python would have a warning to say, whether it is shown or not."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made = compile_rewritten(source, filename, flags)
+    return None if said else made
 
 
 @functools.cache
 def cache_folder() -> str | None:
     """The folder of the cache, made where it is missing; None where none can be trusted."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    if not os.path.isabs(home):
+        return None
     path = os.path.join(home, "joulemeter", "code")
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
@@ -54,7 +70,7 @@ def is_ours(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-def digest(source: bytes | str, filename: str, flags: int) -> str:
+def digest(source: bytes | str, filename: str, flags: int, main: bool = False) -> str:
     """The name of an entry."""
     data = source if isinstance(source, bytes) else source.encode("utf-8", "surrogatepass")
     parts = (
@@ -63,7 +79,7 @@ def digest(source: bytes | str, filename: str, flags: int) -> str:
         sys.version.encode(),
         filename.encode("utf-8", "surrogateescape"),
     )
-    settings = b"%d %d" % (flags, sys.flags.optimize)
+    settings = b"%d %d %d" % (flags, sys.flags.optimize, main)
     whole = hashlib.blake2b(digest_size=20)
     for part in (*parts, settings, data):
         whole.update(b"%d " % len(part))

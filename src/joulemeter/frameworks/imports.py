@@ -17,7 +17,8 @@ from zipimport import zipimporter
 
 from joulemeter.frameworks import codecache, tracing
 from joulemeter.frameworks.calls import Judge
-from joulemeter.frameworks.rewrite import Compiled, Place, compiled, fill
+from joulemeter.frameworks.rewrite import Compiled, Place, fill
+from joulemeter.frameworks.rewrite import compiled as compile_rewritten
 
 FOREIGN = ("site-packages", "dist-packages")
 
@@ -33,11 +34,11 @@ class Sources:
         self.unmetered: dict[str, str] = {}
         """Files that run as they are, each with the reason."""
 
-    def code(self, source: bytes | str, filename: str, flags: int = 0, cached: bool = False) -> CodeType:
-        """``source`` compiled with gates; without, where that cannot be. Raises what ``compile`` raises."""
-        made = self.rewritten(source, filename, flags, cached)
+    def code(self, source: bytes | str, filename: str) -> CodeType:
+        """The main program's code, with gates; without, where that cannot be. Raises what ``compile`` raises."""
+        made = self.rewritten(source, filename, main=True)
         if made is None:
-            made = compile(source, filename, "exec", flags, dont_inherit=True)
+            made = compile(source, filename, "exec", dont_inherit=True)
             self.tell(filename)
         return made
 
@@ -45,21 +46,19 @@ class Sources:
         """Says that a file runs as it is, and why."""
         self._say(f"joulemeter: {filename} runs unmetered: {self.unmetered[filename]}")
 
-    def rewritten(
-        self, source: bytes | str, filename: str, flags: int = 0, cached: bool = False
-    ) -> CodeType | None:
+    def rewritten(self, source: bytes | str, filename: str, main: bool = False) -> CodeType | None:
         """``source`` compiled with gates; None where that cannot be, with the reason in ``unmetered``."""
         try:
-            made = (codecache.compiled if cached else compiled)(source, filename, flags)
+            made = compiled(source, filename, main)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             self.unmetered[filename] = f"{type(error).__name__}: {error}"
             return None
-        tracing.sources[filename] = (source, flags)
+        tracing.sources[filename] = (source, 0)
         return self.fill(made, filename)
 
     def cell(self, source: str, filename: str, notebook: str, number: int) -> CodeType:
         """A notebook cell's code: its sites stand in ``notebook``, at the cell's number for a line."""
-        made = compiled(source, filename)
+        made = compiled(source, filename, main=True)
         tracing.sources[filename] = (source, 0)
 
         def place(at: Place) -> tuple[Any, ...]:
@@ -79,6 +78,13 @@ class Sources:
             return self._gates.gate(made.places[index].kind, locate(made.places[index]))
 
         return fill(made.code, gate)
+
+
+def compiled(source: bytes | str, filename: str, main: bool) -> Compiled:
+    """A rewritten source, from the cache unless Python was told to leave nothing behind, or it was typed."""
+    if sys.dont_write_bytecode or filename == "<string>":
+        return compile_rewritten(source, filename)
+    return codecache.compiled(source, filename, main=main)
 
 
 class Finder:
@@ -141,7 +147,7 @@ class Loader(SourceFileLoader):
         """The module's code, with gates."""
         path = self.get_filename(fullname)
         source = self.get_data(path)
-        made = self._sources.rewritten(source, path, cached=not sys.dont_write_bytecode)
+        made = self._sources.rewritten(source, path)
         if made is not None:
             return made
         plain: CodeType = _call_with_frames_removed(compile, source, path, "exec", dont_inherit=True)
