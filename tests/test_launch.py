@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from joulemeter import launch
+from joulemeter import launch, spawned
 from joulemeter.errors import UsageError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and signals")
@@ -264,6 +264,62 @@ def test_a_home_that_is_no_place_leaves_no_cache(tmp_path: Path) -> None:
     script(tmp_path, "print(1)\n")
     assert launched(tmp_path, "script.py", XDG_CACHE_HOME="here")[:2] == (0, "1\n")
     assert not (tmp_path / "here").exists()
+
+
+SPAWNS = """
+    import json, multiprocessing as mp, os, sys
+    from helper import helped
+    def work(x):
+        return json.dumps([x]), helped(x), sys.argv, sys.orig_argv[-2][:40], __name__, work.__module__
+    def fail(x): return json.loads("nonsense")
+    def grand(x):
+        with mp.get_context("spawn").Pool(1) as pool: return pool.map(work, [x])
+    if __name__ == "__main__":
+        for method in ("spawn", "forkserver"):
+            context = mp.get_context(method)
+            with context.Pool(1) as pool: print(method, pool.map(work, [1, 2]))
+            child = context.Process(target=fail, args=(1,))
+            child.start(); child.join()
+            print(child.exitcode)
+        with context.Pool(1) as pool: print(list(sys.modules["__main__"].__dict__)[:8])
+        import concurrent.futures as c
+        with c.ProcessPoolExecutor(1, context) as pool: print(pool.submit(grand, 3).result())
+"""
+
+
+def test_children_that_are_spawned_are_metered_and_notice_nothing(tmp_path: Path) -> None:
+    (tmp_path / "helper.py").write_text("import json\ndef helped(x): return json.dumps({'x': x})\n")
+    script(tmp_path, SPAWNS)
+    status, _, errors = both(tmp_path, "script.py", options=("--api", "json"))
+    assert status == 0
+    assert "JSONDecodeError" in errors
+    processes = [path.read_text() for path in (tmp_path / "raw").glob("sites-*.jsonl")]
+    assert sum('"json.dumps"' in text and "helper.py" in text and '"work"' in text for text in processes) >= 3
+    assert any('"json.loads"' in text for text in processes)
+
+
+def test_other_interpreters_and_other_lines_are_left_alone() -> None:
+    plan = launch.Plan("raw", "script", "x.py")
+    line = spawned.SPAWN + "; spawn_main()"
+    for path, args in [
+        ("/other/python", ["python", "-c", line]),
+        (sys.executable, [sys.executable, "-c", "from multiprocessing.resource_tracker import main;main(3)"]),
+        (sys.executable, [sys.executable, "-m", "loky"]),
+    ]:
+        assert spawned.with_ours(path, args, plan, []) is args
+    ours = spawned.with_ours(os.fsencode(sys.executable), [sys.executable, "-c", line, "--x"], plan, [])
+    assert ours[2].endswith(line)
+    assert "\n" not in ours[2]
+    assert ours[3] == "--x"
+
+
+def test_a_child_whose_folder_is_gone_runs_as_it_would_have(tmp_path: Path) -> None:
+    told = {"raw": "/proc/no/folder", "kind": "script", "program": "x.py"}
+    plan = launch.Plan(**told)  # type: ignore[arg-type]
+    child = "import sys; print(sys.orig_argv[-1])"
+    line = spawned.with_ours(sys.executable, [sys.executable, "-c", spawned.SPAWN], plan, [])[2]
+    line = line.removesuffix(spawned.SPAWN) + child
+    assert run([sys.executable, "-c", line], tmp_path) == (0, child + "\n", "")
 
 
 def test_modules_beside_the_script_are_rewritten_and_libraries_are_not(tmp_path: Path) -> None:

@@ -23,8 +23,10 @@ from dataclasses import dataclass, field
 from types import CodeType, ModuleType
 from typing import Any
 
+from joulemeter import spawned
 from joulemeter.errors import UsageError
 from joulemeter.recorder import Recorder
+from joulemeter.tracers import Tracers
 
 OPTIONS = ("--raw", "--api", "--level", "--rewrite")
 LEVELS = ("run", "api", "module", "operator", "kernel")
@@ -135,6 +137,8 @@ class Compiler:
         self._sources: Any = None
         self._judge: Any = None
         self._plan = plan
+        self.owned: list[tuple[str, ...]] = []
+        """What ``own`` was told, for the children that are started anew."""
         if "api" in plan.levels:
             from joulemeter.frameworks import calls, imports
 
@@ -159,6 +163,7 @@ class Compiler:
     def own(self, folder: str, *names: str) -> None:
         """Modules under ``folder``, and those of these ``names``, are the program's own: they are rewritten
         as they are imported."""
+        self.owned.append((folder, *names))
         if self._sources is not None:
             from joulemeter.frameworks.imports import Finder
 
@@ -176,22 +181,29 @@ def say(line: str) -> None:
 
 def launch(plan: Plan, recorder: Recorder) -> None:
     """Runs the program as ``__main__``; raises SystemExit, or KeyboardInterrupt to end by its signal."""
-    compiler = Compiler(plan, recorder)
-    tracers = Tracers(plan.levels, recorder)
-    run = recorder.site(label(plan), "run", os.path.abspath(plan.program) if plan.kind == "script" else "")
-    # Handlers run last come first: the program's own come later, and so run before these.
-    for last in (recorder.close, recorder.exit, compiler.flush, tracers.stop):
-        atexit.register(last)
-    recorder.enter(run)
+    compiler = begin(plan, recorder)
     try:
         program = prepare(plan, compiler)
     except UsageError as error:
         say(f"joulemeter: {error}")
         sys.exit(error.exit_status)
-    tracers.watch()
     fault = run_parts(program, become_main(program.module))
     if fault is not None:
         sys.exit(report(fault))
+
+
+def begin(plan: Plan, recorder: Recorder, within_run: bool = True) -> Compiler:
+    """Begins to record this process, until it ends; ``within_run``: all of it is a span of the run."""
+    compiler = Compiler(plan, recorder)
+    tracers = Tracers(plan.levels, recorder)
+    # Handlers run last come first: the program's own come later, and so run before these.
+    for last in (recorder.close, recorder.exit, compiler.flush, tracers.stop):
+        atexit.register(last)
+    if within_run:
+        file = os.path.abspath(plan.program) if plan.kind == "script" else ""
+        recorder.enter(recorder.site(label(plan), "run", file))
+    tracers.watch({"multiprocessing.util": [lambda: spawned.prepare(plan, compiler)]})
+    return compiler
 
 
 def run_parts(program: Program, namespace: dict[str, Any]) -> BaseException | None:
@@ -262,7 +274,13 @@ def report(error: BaseException) -> int:
 
 OURS = frozenset(
     os.path.join(os.path.dirname(__file__), name)
-    for name in ("launch.py", "frameworks/imports.py", "frameworks/codecache.py", "frameworks/rewrite.py")
+    for name in (
+        "launch.py",
+        "spawned.py",
+        "frameworks/imports.py",
+        "frameworks/codecache.py",
+        "frameworks/rewrite.py",
+    )
 )
 
 
@@ -382,97 +400,6 @@ def run_module(name: str, alter_argv: bool) -> None:
     import runpy
 
     outermost(runpy._run_module_as_main, name, alter_argv)  # type: ignore[attr-defined]
-
-
-class Tracers:
-    """The frameworks' own hooks, started as soon as their framework has been imported."""
-
-    def __init__(self, levels: tuple[str, ...], recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._levels = levels
-        self._waiting: dict[str, list[Callable[[], None]]] = {}
-        self._started: list[Any] = []
-
-    def watch(self) -> None:
-        """Looks for tracers of the levels asked for, and waits for their frameworks."""
-        if "api" in self._levels:
-            from joulemeter.frameworks import tracing
-
-            self._waiting["torch._dynamo.symbolic_convert"] = [tracing.prepare_dynamo]
-        if any(level in self._levels for level in LEVELS[2:]):
-            self._find()
-        if self._waiting:
-            sys.meta_path.insert(0, Watch(self._waiting))
-
-    def _find(self) -> None:
-        import importlib
-        import pkgutil
-
-        from joulemeter import frameworks
-
-        for each in pkgutil.iter_modules(frameworks.__path__):
-            module = importlib.import_module(f"{frameworks.__name__}.{each.name}")
-            for level in getattr(module, "LEVELS", ()):
-                if level in self._levels:
-                    waiting = self._waiting.setdefault(module.FRAMEWORK, [])
-                    waiting.append(lambda make=module.tracer, level=level: self._start(make(level)))  # type: ignore[misc]
-
-    def _start(self, tracer: Any) -> None:
-        tracer.start(self._recorder)
-        self._started.append(tracer)
-
-    def stop(self) -> None:
-        """Stops the tracers, the last first."""
-        while self._started:
-            self._started.pop().stop()
-
-
-class Watch:
-    """Calls back when a module has been imported."""
-
-    def __init__(self, waiting: dict[str, list[Callable[[], None]]]) -> None:
-        self._waiting = waiting
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """The spec that Python finds, with a loader that tells when it is done."""
-        if name not in self._waiting:
-            return None
-        from importlib.machinery import PathFinder
-
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = Told(spec.loader, self._waiting.pop(name))  # type: ignore[assignment]
-        return spec
-
-
-class Told:
-    """A loader that calls back once, and then is itself forgotten."""
-
-    def __init__(self, loader: Any, callbacks: list[Callable[[], None]]) -> None:
-        self._loader = loader
-        self._callbacks = callbacks
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
-
-    def create_module(self, spec: Any) -> Any:
-        """What the real loader makes."""
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Runs the module, then calls back."""
-        if module.__spec__ is not None:
-            module.__spec__.loader = self._loader
-        module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        for callback in self._callbacks:
-            callback()
-
-
-# Python leaves the frames of its import machinery out of tracebacks; this one is part of it.
-Told.exec_module.__code__ = Told.exec_module.__code__.replace(
-    co_filename="<frozen importlib._bootstrap_external>"
-)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Sources:
         """Files that run as they are, each with the reason."""
 
     def code(self, source: bytes | str, filename: str) -> CodeType:
-        """The main program's code, with gates; without, where that cannot be. Raises what ``compile`` raises."""
+        """The main program's code, with gates where that can be. Raises what ``compile`` raises."""
         made = self.rewritten(source, filename, main=True)
         if made is None:
             made = compile(source, filename, "exec", dont_inherit=True)
