@@ -58,10 +58,10 @@ def begin(told: str) -> None:
     line = sys.orig_argv.index("-c") + 1
     sys.orig_argv[line] = sys.orig_argv[line].partition(END)[2]
     known = json.loads(told)
-    parts: dict[str, Any] = known["plan"]
-    plan = launch.Plan(
-        **{key: tuple(part) if isinstance(part, list) else part for key, part in parts.items()}
-    )
+    parts: dict[str, Any] = {
+        key: tuple(part) if isinstance(part, list) else part for key, part in known["plan"].items()
+    }
+    plan = launch.Plan(**parts)
     try:
         recorder = Recorder(plan.raw)
     except OSError:
