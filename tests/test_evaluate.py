@@ -141,6 +141,8 @@ def test_nothing_to_test_on_is_a_clear_line(tmp_path: Path) -> None:
     empty.write_text("id,HW,CIN,COUT,KERNEL_SIZE,STRIDES,energy_mJ\n")
     with pytest.raises(DatasetError, match="no kernel and no network"):
         run("evaluate", "--fit", table, "--test", empty)
+    with pytest.raises(DatasetError, match="the most is 2"):
+        run("evaluate", "--fit", write_table(tmp_path / "few.csv", 0, 3), "--test", table)
     with pytest.raises(DatasetError, match="nothing to learn"):
         run("evaluate", "--fit", empty, "--test", table)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NETWORK = "network"
 """Whole networks stand under this name beside the families of kernels."""
+
+NEVER_RUN = "network (never run)"
+"""Their name where NETWORK is what readings of their run say: foreseen from structure alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +61,23 @@ def evaluate(train: Dataset, test: Dataset, progress: Callable[[str], None] | No
     """
     from joulemeter.models import learning
 
-    return assess(learning.fit(train.records, progress), test)
+    return assess(learning.fit(train.records, progress), test, train.records)
 
 
-def assess(predictor: Predictor, test: Dataset) -> Evaluation:
-    """The accuracy of ``predictor`` on the kernels and networks of ``test``."""
+def assess(predictor: Predictor, test: Dataset, train: Sequence[Record] = ()) -> Evaluation:
+    """The accuracy of ``predictor`` on the kernels and networks of ``test``.
+
+    Where networks of ``test``, and the records in ``train``, carry readings that software took of their run,
+    whole networks are predicted from those (see models/wall.py), and beside it from structure alone.
+    """
     notes = [f"left out: {each}" for each in test.left_out]
     others = [name for name in test.devices if name != predictor.device]
     if others:
         notes.append(f"learnt on '{predictor.device}', tested on {', '.join(map(repr, others))}")
     tested = _Tested([], [], [], [], [])
     _kernels(predictor, test, tested, notes)
-    _networks(predictor, test, tested, notes)
+    ran = _runs(train, test.records, tested, notes)
+    _networks(predictor, test, tested, notes, NEVER_RUN if ran else NETWORK)
     if not tested.names:
         raise DatasetError(f"{test.name}: holds no kernel and no network with an energy to test on")
     return _summed(tested, notes)
@@ -100,7 +108,43 @@ def _kernels(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[s
         _add(tested, _name(record), record.energy_j, float(value), float(low), float(high))
 
 
-def _networks(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[str]) -> None:
+def _runs(train: Sequence[Record], test: Sequence[Record], tested: _Tested, notes: list[str]) -> bool:
+    """Whole networks from readings of their run; false where there are none, or none to learn from."""
+    import numpy as np
+
+    from joulemeter.models import wall
+
+    known = [record for record in train if record.network and _was_read(record)]
+    asked = [record for record in test if record.level == "model" and _was_read(record)]
+    names, network = np.unique([record.network for record in known], return_inverse=True)
+    if not asked or len(names) < wall.FEWEST:
+        return False
+    energy_j = np.array([record.energy_j for record in known])
+    whole = np.array([record.level == "model" for record in known])
+    found = wall.fit(_readings(known), energy_j, np.asarray(network, np.int64), whole)
+    for record, value, low, high in zip(asked, *found.predict(_readings(asked)), strict=True):
+        _add(tested, NETWORK, record.energy_j, float(value), float(low), float(high))
+    notes.append(
+        f"'{NETWORK}' is predicted from software's readings of the run (time, GPU energy, processor load), "
+        f"not from the wall meter; '{NEVER_RUN}' from structure alone, and it is not in the overall figures"
+    )
+    return True
+
+
+def _was_read(record: Record) -> bool:
+    return record.energy_j > 0 and record.time_s > 0 and {"gpu_energy_mean", "cpu"} <= set(record.facts)
+
+
+def _readings(records: Sequence[Record]) -> NDArray[np.float64]:
+    import numpy as np
+
+    from joulemeter.models import wall
+
+    rows = [(r.time_s, float(r.facts["cpu"]) / 100, float(r.facts["gpu_energy_mean"])) for r in records]
+    return wall.amounts(*np.array(rows).T)
+
+
+def _networks(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[str], name: str) -> None:
     import numpy as np
 
     from joulemeter.models import learning
@@ -114,7 +158,7 @@ def _networks(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[
     values = predictor.overhead.predict(amounts)
     reach = float(np.exp(predictor.overhead.spread))
     for record, value in zip(networks, values, strict=True):
-        _add(tested, NETWORK, record.energy_j, float(value), float(value) / reach, float(value) * reach)
+        _add(tested, name, record.energy_j, float(value), float(value) / reach, float(value) * reach)
 
 
 def _name(record: Record) -> str:
@@ -138,7 +182,8 @@ def _summed(tested: _Tested, notes: list[str]) -> Evaluation:
     for i, name in enumerate(tested.names):
         rows[name].append(i)
     families = {name: measure(*_taken(columns, mine)) for name, mine in sorted(rows.items())}
-    return Evaluation(families, measure(*_taken(columns, list(range(len(tested.names))))), tuple(notes))
+    counted = [i for i, name in enumerate(tested.names) if name != NEVER_RUN]
+    return Evaluation(families, measure(*_taken(columns, counted)), tuple(notes))
 
 
 def _taken(

@@ -161,6 +161,12 @@ def _families(
         fitted = _family(name, own, pool, tried, seed)
         if fitted is not None:
             chosen[name], mean[name], deviation[name] = fitted
+    if not chosen:
+        most = max(map(len, rows.values()))
+        raise DatasetError(
+            f"no family has {regression.LEAST_ROWS} configurations to learn from: the most is {most}",
+            "measure more shapes of a family",
+        )
     scores = {
         name: np.abs(rows[name].target - mean[name])
         / np.hypot(deviation[name], rounding(np.exp(mean[name]), resolution))
