@@ -68,6 +68,7 @@ class Lane:
         self.retry_ns = 0
 
     def enter(self, site: int) -> None:
+        """Records that ``site`` begins now; counts it as lost where the disk has no room."""
         at = self.at
         if self.lost or at + 2 * (len(self.open) + 2) > self.room:
             if self.lost or not self.grow():
@@ -81,6 +82,7 @@ class Lane:
         self.open.append(site)
 
     def exit(self) -> None:
+        """Records that the innermost open site ends now."""
         if self.lost:
             self.lost -= 1
         elif self.open:
@@ -96,6 +98,7 @@ class Lane:
         return len(self.open) + self.lost
 
     def drop(self) -> None:
+        """Counts a span for which there was no room."""
         self.lost += 1
         if self.retry_ns == NEVER_NS:
             return
@@ -118,6 +121,7 @@ class Lane:
         return True
 
     def remap(self, size: int) -> None:
+        """Grows the file to ``size`` bytes, reserved on the disk, and maps what is yet to be written."""
         written = self.start + 8 * self.at
         start = written - written % mmap.ALLOCATIONGRANULARITY
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)

@@ -308,6 +308,7 @@ def path_first(entry: str) -> None:
 
 
 def prepare_code(plan: Plan, compiler: Compiler) -> Program:
+    """A program given as a string, as ``python -c`` runs it."""
     from importlib.machinery import BuiltinImporter
 
     path_first("")
@@ -321,6 +322,7 @@ def prepare_code(plan: Plan, compiler: Compiler) -> Program:
 
 
 def prepare_path(plan: Plan, compiler: Compiler) -> Program:
+    """A script, folder or zip archive, as ``python PATH`` runs it."""
     from importlib.machinery import SourceFileLoader
     from pkgutil import get_importer
 
@@ -388,6 +390,7 @@ def cells(path: str, compiler: Compiler) -> Iterator[Callable[[dict[str, Any]], 
 
 
 def prepare_module(plan: Plan, compiler: Compiler) -> Program:
+    """A module or package, as ``python -m`` runs it."""
     name = plan.program
     path_first(os.getcwd())
     sys.argv[:] = ["-m", *plan.arguments]

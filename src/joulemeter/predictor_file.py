@@ -96,6 +96,7 @@ class _Reader:
         self.arrays = arrays
 
     def floats(self, name: str, dimensions: int = 1) -> NDArray[np.float64]:
+        """The array of that name. Raises ValueError if not finite float64 of that many dimensions."""
         import numpy as np
 
         array = self.arrays[name]
@@ -104,6 +105,7 @@ class _Reader:
         return array
 
     def integers(self, name: str, below: int) -> NDArray[np.int64]:
+        """The array of that name. Raises ValueError where it is not int64 from −1 to less than ``below``."""
         import numpy as np
 
         array = self.arrays[name]

@@ -58,6 +58,7 @@ class _Loop:
     faults: dict[str, int] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
+        """Reads and writes at the source's period until ``stop``."""
         due = time.monotonic_ns()
         while not stop.is_set():
             self.append(self.read())
@@ -66,6 +67,7 @@ class _Loop:
             time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
 
     def read(self) -> list[Reading]:
+        """One reading of each rail; NaN, and a fault counted, where the source fails."""
         self.reads += 1
         try:
             readings = self.source.read()
@@ -81,6 +83,7 @@ class _Loop:
         self.faults[why] = self.faults.get(why, 0) + 1
 
     def append(self, readings: list[Reading]) -> None:
+        """Writes whole records; where the disk has no room, counts them as lost and leaves none in part."""
         if not readings:
             return
         data = b"".join(_RECORD.pack(self.first_rail + rail, t_ns, value) for rail, t_ns, value in readings)

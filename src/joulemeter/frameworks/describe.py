@@ -46,6 +46,7 @@ class Seen:
             self.note(str(index) if index < first_named else names[index - first_named], value)
 
     def note(self, label: str, value: Any) -> None:
+        """Counts one value of the argument ``label``; beyond MOST different ones, as ``other``."""
         counts = self.arguments.setdefault(label, {})
         what = describe(value)
         if what not in counts and len(counts) >= MOST:
@@ -87,6 +88,7 @@ def describe(value: Any, depth: int = 0) -> Description:
 
 
 def describe_array(value: Any, kind: type) -> Description:
+    """Type, shape, dtype, device and bytes of an array; the type alone where it has no size to tell."""
     reader = reader_of(kind)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if reader is None:
@@ -122,6 +124,7 @@ def reader_of(kind: type) -> Any:
 
 
 def read_torch(value: Any) -> tuple[Any, ...]:
+    """Shape, dtype, device and bytes of a PyTorch tensor. Raises ValueError where a length is symbolic."""
     # Without this, a function mode of the user's would be asked about each attribute.
     with sys.modules["torch"]._C.DisableTorchFunction():
         shape = tuple(value.shape)
@@ -140,6 +143,7 @@ def read_numpy(value: Any) -> tuple[Any, ...]:
 
 
 def read_tensorflow(value: Any) -> tuple[Any, ...]:
+    """Shape, dtype, device and bytes of a TensorFlow tensor. Raises ValueError where a length is unknown."""
     shape = tuple(value.shape.as_list())
     if any(length is None for length in shape):
         raise ValueError("an unknown shape")

@@ -161,6 +161,7 @@ class _Profiler:
         """Holds something when the cycle should have ended: all that a call of a module looks at."""
 
     def want(self, level: str, sink: BulkSink) -> None:
+        """Records ``level`` too from now on."""
         if self._levels:
             self._disable()
         else:
@@ -169,6 +170,7 @@ class _Profiler:
         self._enable()
 
     def leave(self, level: str) -> None:
+        """No longer records ``level``; the last one closes the profiler."""
         if level not in self._levels:
             return
         self._turn(again=len(self._levels) > 1)

@@ -144,6 +144,7 @@ class Walk:
         self.truths: dict[int, ast.Constant] = {}
 
     def run(self) -> None:
+        """Rewrites all that is on the stack, and what lies in it."""
         stack, handlers, fields = self.stack, HANDLERS, CHILDREN
         while stack:
             node, scope = stack.pop()
@@ -185,6 +186,7 @@ class Walk:
         return known
 
     def push(self, scope: Scope, *nodes: Any) -> None:
+        """Puts nodes, or lists of them, on the stack, to be rewritten in ``scope``."""
         for node in nodes:
             if node.__class__ is list:
                 self.stack += [(each, scope) for each in node if each is not None]
@@ -192,6 +194,7 @@ class Walk:
                 self.stack.append((node, scope))
 
     def call(self, node: ast.Call, scope: Scope) -> Scope:
+        """``f(x)`` becomes ``gate(f)(x)``: the gate hands back ``f`` where it is not metered."""
         callee = node.func
         self.push(scope, callee, node.args, node.keywords)
         if isinstance(callee, NEVER_CALLABLE):
@@ -206,6 +209,7 @@ class Walk:
         return DONE
 
     def multiply(self, node: Any, scope: Scope) -> Scope | None:
+        """``a @ b`` becomes a gate's call, with ``a`` and ``b`` evaluated in their order."""
         if not isinstance(node.op, ast.MatMult):
             return None
         left, right = node.left, node.right
@@ -216,6 +220,7 @@ class Walk:
         return DONE
 
     def multiply_in_place(self, node: Any, scope: Scope) -> Scope | None:
+        """``a @= b`` of a name becomes ``a = gate(a, b)``; other targets would be evaluated twice."""
         if not isinstance(node.op, ast.MatMult) or not isinstance(node.target, ast.Name):
             return None
         target, value = node.target, node.value
@@ -227,6 +232,7 @@ class Walk:
         return DONE
 
     def iterate(self, node: Any, scope: Scope) -> Scope | None:
+        """The iterable of a loop or comprehension goes through a gate, which meters each step."""
         iterable = node.iter
         self.stack.append((iterable, scope))
         asynchronous = isinstance(node, ast.AsyncFor) or bool(getattr(node, "is_async", False))
@@ -242,6 +248,7 @@ class Walk:
         return None
 
     def enter(self, node: Any, scope: Scope) -> Scope:
+        """Each manager of a ``with`` goes through a gate, which meters its entering and leaving."""
         asynchronous = isinstance(node, ast.AsyncWith)
         if asynchronous:
             scope.suspends = True
@@ -254,6 +261,7 @@ class Walk:
         return DONE
 
     def suspend(self, node: Any, scope: Scope) -> Scope | None:
+        """What is awaited or yielded from goes through a gate: a span is the time it runs itself."""
         scope.suspends = True
         if isinstance(node, ast.Yield):
             return None
@@ -264,6 +272,7 @@ class Walk:
         return DONE
 
     def define(self, node: Any, scope: Scope) -> Scope:
+        """A function: decorators, defaults and annotations are of the scope around, the body of its own."""
         self.decorate(node, scope)
         arguments = node.args
         self.push(scope, arguments.defaults, arguments.kw_defaults)
@@ -295,6 +304,7 @@ class Walk:
             node.decorator_list[index] = self.gate(CALL, decorator, scope, itself(decorator), decorator)
 
     def annotate(self, node: ast.AnnAssign, scope: Scope) -> Scope:
+        """An annotation is evaluated, and so rewritten, unless the module makes annotations lazy."""
         self.push(scope, node.target, node.value)
         if self.lazy_annotations:
             self.skip_annotations(node.annotation)
@@ -313,6 +323,7 @@ class Walk:
         return DONE
 
     def take_import_from(self, node: ast.ImportFrom, scope: Scope) -> Scope:
+        """Notes the library that is imported, and whether annotations are lazy."""
         if node.module and not node.level:
             self.made.imports.add(node.module.partition(".")[0])
             if node.module == "__future__" and any(alias.name == "annotations" for alias in node.names):
