@@ -70,6 +70,15 @@ def test_a_run_that_is_recorded_is_not_run_again_on_another_node(tmp_path) -> No
     assert len(dataset.read(tmp_path / "data")) == 1
 
 
+def test_a_node_without_the_table_is_refused_and_trains_no_stand_in(tmp_path) -> None:
+    from joulemeter.trial import Job
+
+    job = Job(PLAN.configurations[0], tmp_path)
+    with pytest.raises(UsageError, match="is stand-in on"):
+        cluster.on_node(tmp_path / "data", job.to_json(), said, "pmlb")
+    assert not (tmp_path / "data").exists()
+
+
 def test_runs_of_one_node_take_turns() -> None:
     import threading
 

@@ -28,7 +28,7 @@ def test_on_one_device_the_published_plan_is_its_whole_grid() -> None:
 
 def test_the_plans_that_come_along_can_be_read() -> None:
     assert {"quick", "butter-e", "transformers"} <= set(plan.names())
-    assert len(plan.read("quick").configurations) == 20
+    assert len(plan.read("quick").configurations) == 16
     assert len(plan.read("transformers").configurations) == 48
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from joulemeter import dataset, sweep
+from joulemeter import dataset, storage, sweep, training_data
 from joulemeter.errors import UsageError
 from joulemeter.plan import Plan
 from joulemeter.record import Record
+from joulemeter.storage import Where
 from joulemeter.sweep import Progress, Tally, Work
 from joulemeter.trial import Job
 
@@ -46,7 +48,7 @@ class Nodes:
 
 def run_plan(
     client: Client,
-    folder: Path,
+    folder: Where,
     plan: Plan,
     *,
     tables: Path,
@@ -55,26 +57,28 @@ def run_plan(
     progress: Progress | None = None,
     work: Work | None = None,
 ) -> Tally:
-    """As ``sweep.sweep``, on the workers of ``client``, which see ``folder`` and ``tables`` at these paths.
+    """As ``sweep.sweep``, on the workers of ``client``, which see ``folder`` and ``tables`` at these places.
 
     Raises UsageError where workers are there and none offers the resource.
     """
     from distributed import as_completed
 
     _check_workers(client)
-    folder, tables = folder.absolute(), tables.absolute()
-    with sweep.opened(folder, plan, resume):
+    folder, tables = storage.absolute(folder), tables.absolute()
+    with sweep.opened(folder, plan, resume) as hold:
         left = sweep.missing(folder, plan)
         tally = Tally(before=len(plan.configurations) - len(left))
         known = None if sources is None else tuple(sources)
         futures = {}
+        origins = {each.dataset: training_data.source(each.dataset, tables) for each in left}
         for each in left:
             job = Job(each, tables, known).to_json()
             future = client.submit(
                 on_node,
-                str(folder),
+                folder,
                 job,
                 work,
+                origins[each.dataset],
                 key=f"joulemeter-{each.key}",
                 resources={RESOURCE: 1},
                 pure=False,
@@ -83,6 +87,7 @@ def run_plan(
         whole = math.fsum(map(sweep.seconds, left)) or 1.0
         spent = 0.0
         for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
+            hold.check()
             configuration = futures.pop(future)
             tally.count(_finished(future, folder, Job(configuration, tables, known)))
             future.release()
@@ -92,25 +97,38 @@ def run_plan(
     return tally
 
 
-def on_node(folder: str, job_text: str, work: Work | None = None) -> dict[str, Any]:
-    """What a worker does: the run, if it is not recorded yet, alone on its node; its status and error."""
+def on_node(
+    folder: Where, job_text: str, work: Work | None = None, origin: str | None = None
+) -> dict[str, Any]:
+    """What a worker does: the run, if it is not recorded yet, alone on its node; its status and error.
+
+    Raises UsageError where its table is not of the ``origin`` that the sweep was started with: a stand-in
+    would take the place of real data.
+    """
     job = Job.from_json(job_text)
+    _check_table(job, origin)
     with _alone():
-        record = _recorded(Path(folder), job) or sweep.record_one(Path(folder), job, work)
+        record = _recorded(folder, job) or sweep.record_one(folder, job, work)
     return {key: record.facts.get(key) for key in ("status", "error")}
 
 
-def _recorded(folder: Path, job: Job) -> Record | None:
+def _check_table(job: Job, origin: str | None) -> None:
+    name = job.configuration.dataset
+    here = training_data.source(name, job.tables)
+    if origin is not None and here != origin:
+        raise UsageError(
+            f"{name} is {here} on {socket.gethostname()} and {origin} where the sweep was started",
+            f"--tables in a folder that all nodes see; there it is {job.tables}",
+        )
+
+
+def _recorded(folder: Where, job: Job) -> Record | None:
     """The record that a worker wrote that was lost before it could say so."""
-    import pyarrow.parquet
-
-    path = folder / f"part-{job.configuration.key}.parquet"
-    if not path.exists():
-        return None
-    return Record.from_row(pyarrow.parquet.ParquetFile(path).read().to_pylist()[0])
+    found = dataset.part(folder, job.configuration.key)
+    return found[0] if found else None
 
 
-def _finished(future: Any, folder: Path, job: Job) -> Record:
+def _finished(future: Any, folder: Where, job: Job) -> Record:
     from distributed import KilledWorker
 
     error = future.exception()

@@ -7,29 +7,30 @@ A data set is a folder:
     ├── part-<stamp>-<random>.parquet   rows of ``record.Record``; one file an append
     └── card.json             Croissant JSON-LD, written by ``write_card``
 
-An append writes its part under another name and renames it, so a killed append leaves the data set
-as it was. ``compact`` joins the parts into one that names those it replaces: whoever dies in between
-leaves rows that are counted once.
+A part appears whole or not at all (``storage``), so a killed append leaves the data set as it was.
+``compact`` joins the parts into one that names those it replaces: whoever dies in between leaves rows that
+are counted once. A data set may lie at any URL that fsspec knows.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joulemeter import storage
 from joulemeter.errors import DatasetError
 from joulemeter.record import SCHEMA, Record
+from joulemeter.storage import Place, Where
 
 if TYPE_CHECKING:
     import pyarrow
 
+HEADER = "dataset.json"
 _REPLACES = b"joulemeter.replaces"
 _SCHEMA = b"joulemeter.schema"
 
@@ -71,33 +72,54 @@ class Dataset:
 
 
 def append(
-    folder: str | Path, records: Sequence[Record], name: str | None = None, part: str | None = None
-) -> Path:
+    folder: Where, records: Sequence[Record], name: str | None = None, part: str | None = None
+) -> Where:
     """Adds ``records`` as one Parquet part, creating the data set where there is none; returns the part.
 
     Atomic: readers see all of the records or none. A part that says its name (``part``) replaces one of that
-    name. Raises DatasetError where ``folder`` is something else.
+    name. ``folder`` may be a URL (see ``storage``). Raises DatasetError where it is something else.
     """
-    folder = Path(folder)
-    if not (folder / "dataset.json").exists():
-        _create(folder, name or folder.name)
-    return _write_part(folder, records, part=part)
+    place = storage.place(folder)
+    if not place.holds(HEADER):
+        _create(folder, name or storage.name_of(folder))
+    return _write_part(place, records, part=part)
 
 
-def read(folder: str | Path) -> Dataset:
+def read(folder: Where) -> Dataset:
     """The data set in ``folder``. Raises DatasetError where it is not one, newer, or torn."""
-    folder = Path(folder)
     header = _header(folder)
     rows = [row for _, table in _current_parts(folder) for row in table.to_pylist()]
-    return Dataset(str(header.get("name", folder.name)), tuple(Record.from_row(row) for row in rows))
+    name = str(header.get("name", storage.name_of(folder)))
+    return Dataset(name, tuple(Record.from_row(row) for row in rows))
 
 
-def is_dataset(path: str | Path) -> bool:
-    """Whether ``path`` is a data set's folder."""
-    return (Path(path) / "dataset.json").is_file()
+def tables(folder: Where) -> list[pyarrow.Table]:
+    """The parts of the data set in ``folder`` as they are, oldest first."""
+    _header(folder)
+    return [table for _, table in _current_parts(folder)]
 
 
-def write(folder: str | Path, dataset: Dataset) -> None:
+def parts(folder: Where) -> set[str]:
+    """Names of the parts in ``folder``, without ``part-`` and ending; nothing is read."""
+    names = storage.place(folder).names()
+    return {name[5:-8] for name in names if name.startswith("part-") and name.endswith(".parquet")}
+
+
+def part(folder: Where, name: str) -> tuple[Record, ...] | None:
+    """The records of one part, None where there is none of that name."""
+    place, file = storage.place(folder), f"part-{name}.parquet"
+    if not place.holds(file):
+        return None
+    rows = _table(f"{folder}/{file}", place.read(file)).to_pylist()
+    return tuple(Record.from_row(row) for row in rows)
+
+
+def is_dataset(path: Where) -> bool:
+    """Whether a data set lies at ``path``."""
+    return storage.place(path).holds(HEADER)
+
+
+def write(folder: Where, dataset: Dataset) -> None:
     """A new data set of one part, with its card. Raises DatasetError where ``folder`` already holds one."""
     if is_dataset(folder):
         raise DatasetError(f"{folder}: there is a data set already", "another folder, or remove it first")
@@ -105,39 +127,36 @@ def write(folder: str | Path, dataset: Dataset) -> None:
     write_card(folder)
 
 
-def compact(folder: str | Path) -> Path:
+def compact(folder: Where) -> Where:
     """Joins all parts into one; rows keep their order. Returns the new part."""
-    folder = Path(folder)
-    parts = _current_parts(folder)
+    place, parts = storage.place(folder), _current_parts(folder)
     records = [Record.from_row(row) for _, table in parts for row in table.to_pylist()]
-    made = _write_part(folder, records, replaces=[path.name for path, _ in parts])
-    for path, _ in parts:
-        path.unlink(missing_ok=True)
+    made = _write_part(place, records, replaces=[name for name, _ in parts])
+    for name, _ in parts:
+        place.remove(name)
     return made
 
 
-def write_card(folder: str | Path) -> Path:
+def write_card(folder: Where) -> Where:
     """Writes ``card.json``, the data set's Croissant description; returns its path."""
     from joulemeter import dataset_card
 
-    folder = Path(folder)
-    parts = sorted(path for path, _ in _current_parts(folder))
-    card = dataset_card.croissant(read(folder), parts)
-    path = folder / "card.json"
-    _write_whole(path, json.dumps(card, indent=2, ensure_ascii=False).encode())
-    return path
+    place = storage.place(folder)
+    names = sorted(name for name, _ in _current_parts(folder))
+    card = dataset_card.croissant(read(folder), dict(zip(names, place.read_all(names), strict=True)))
+    return place.put("card.json", json.dumps(card, indent=2, ensure_ascii=False).encode())
 
 
-def _create(folder: Path, name: str) -> None:
-    if folder.exists() and (not folder.is_dir() or any(p.suffix != ".partial" for p in folder.iterdir())):
+def _create(folder: Where, name: str) -> None:
+    place = storage.place(folder)
+    if place.exists():
         raise DatasetError(f"{folder}: exists and is not a data set", "a folder that is empty or new")
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / "dataset.json", json.dumps({"schema": SCHEMA, "name": name}).encode())
+    place.put(HEADER, json.dumps({"schema": SCHEMA, "name": name}).encode())
 
 
-def _header(folder: Path) -> dict[str, Any]:
+def _header(folder: Where) -> dict[str, Any]:
     try:
-        header = json.loads((folder / "dataset.json").read_text())
+        header = json.loads(storage.place(folder).read(HEADER))
     except FileNotFoundError:
         raise DatasetError(f"{folder}: no data set (no dataset.json)", "joulemeter bench -o FOLDER") from None
     except (OSError, ValueError) as error:
@@ -150,37 +169,43 @@ def _header(folder: Path) -> dict[str, Any]:
 
 
 def _write_part(
-    folder: Path, records: Sequence[Record], replaces: Iterable[str] = (), part: str | None = None
-) -> Path:
+    place: Place, records: Sequence[Record], replaces: Iterable[str] = (), part: str | None = None
+) -> Where:
+    import pyarrow
+
+    table = pyarrow.Table.from_pylist([record.to_row() for record in records], schema=_arrow_schema())
+    name = f"part-{part or f'{time.time_ns():020d}-{secrets.token_hex(4)}'}.parquet"
+    return place.put(name, _content(table, replaces))
+
+
+def _content(table: pyarrow.Table, replaces: Iterable[str]) -> bytes:
     import pyarrow
     import pyarrow.parquet
 
-    schema = _arrow_schema().with_metadata(
-        {_SCHEMA: str(SCHEMA).encode(), _REPLACES: json.dumps(sorted(replaces)).encode()}
-    )
-    table = pyarrow.Table.from_pylist([record.to_row() for record in records], schema=schema)
-    path = folder / f"part-{part or f'{time.time_ns():020d}-{secrets.token_hex(4)}'}.parquet"
-    partial = path.with_name(f"{path.stem}-{secrets.token_hex(4)}.partial")
-    pyarrow.parquet.write_table(table, partial, compression="zstd")
-    _rename_durably(partial, path)
-    return path
+    said = {_SCHEMA: str(SCHEMA).encode(), _REPLACES: json.dumps(sorted(replaces)).encode()}
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table.replace_schema_metadata(said), sink, compression="zstd")
+    return bytes(sink.getvalue().to_pybytes())
 
 
-def _current_parts(folder: Path) -> list[tuple[Path, pyarrow.Table]]:
-    """Every part with its rows, oldest first, less those that another part replaces."""
-    tables = [(path, _read_part(path)) for path in sorted(folder.glob("part-*.parquet"))]
+def _current_parts(folder: Where) -> list[tuple[str, pyarrow.Table]]:
+    """Every part by name with its rows, oldest first, less those that another part replaces."""
+    place = storage.place(folder)
+    names = [name for name in place.names() if name.startswith("part-") and name.endswith(".parquet")]
+    contents = zip(names, place.read_all(names), strict=True)
+    tables = [(name, _table(f"{folder}/{name}", content)) for name, content in contents]
     replaced: set[str] = set()
     for _, table in tables:
         replaced.update(json.loads((table.schema.metadata or {}).get(_REPLACES, b"[]")))
-    return [(path, table) for path, table in tables if path.name not in replaced]
+    return [(name, table) for name, table in tables if name not in replaced]
 
 
-def _read_part(path: Path) -> pyarrow.Table:
+def _table(path: str, content: bytes) -> pyarrow.Table:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(path).read()
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path}: cannot be read as Parquet ({error})", "remove that part") from error
     version = int((table.schema.metadata or {}).get(_SCHEMA, b"1"))
@@ -189,7 +214,7 @@ def _read_part(path: Path) -> pyarrow.Table:
     return table
 
 
-def _newer(path: Path, version: int) -> DatasetError:
+def _newer(path: Where, version: int) -> DatasetError:
     return DatasetError(f"{path}: has schema {version}, this reads up to {SCHEMA}", "a newer joulemeter")
 
 
@@ -199,19 +224,3 @@ def _arrow_schema() -> pyarrow.Schema:
     kinds = {"int": pyarrow.int64(), "float": pyarrow.float64(), "bool | None": pyarrow.bool_()}
     columns = [(each.name, kinds.get(str(each.type), pyarrow.string())) for each in fields(Record)]
     return pyarrow.schema(columns)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    partial.write_bytes(content)
-    _rename_durably(partial, path)
-
-
-def _rename_durably(partial: Path, path: Path) -> None:
-    # The bytes must be on disk before the name is: a rename alone may outlive its content in a power cut.
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    partial.replace(path)

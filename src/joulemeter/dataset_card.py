@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joulemeter.record import SCHEMA, Record
@@ -54,8 +53,8 @@ _CONTEXT = {
 }
 
 
-def croissant(dataset: Dataset, parts: Sequence[Path]) -> dict[str, Any]:
-    """The card of ``dataset``, whose rows lie in ``parts`` (Parquet files of one folder)."""
+def croissant(dataset: Dataset, parts: Mapping[str, bytes]) -> dict[str, Any]:
+    """The card of ``dataset``, whose rows lie in ``parts`` (Parquet files of one folder, by name)."""
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
@@ -64,7 +63,7 @@ def croissant(dataset: Dataset, parts: Sequence[Path]) -> dict[str, Any]:
         "version": f"{SCHEMA}.0.0",
         "description": _description(dataset),
         "variableMeasured": ["energy (J)", "time (s)", "power (W)"],
-        "distribution": [_file(part) for part in parts] + [_files()],
+        "distribution": [_file(name, content) for name, content in parts.items()] + [_files()],
         "recordSet": [_record_set()],
     }
 
@@ -84,13 +83,12 @@ def _description(dataset: Dataset) -> str:
     return ". ".join([f"Energy of {len(records)} executions, one a row", *counts, *lost]) + "."
 
 
-def _file(part: Path) -> dict[str, Any]:
-    content = part.read_bytes()
+def _file(name: str, content: bytes) -> dict[str, Any]:
     return {
         "@type": "cr:FileObject",
-        "@id": part.name,
-        "name": part.name,
-        "contentUrl": part.name,
+        "@id": name,
+        "name": name,
+        "contentUrl": name,
         "contentSize": f"{len(content)} B",
         "encodingFormat": "application/x-parquet",
         "sha256": hashlib.sha256(content).hexdigest(),

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from joulemeter import butter, topology
+from joulemeter import butter, dataset, storage, topology
 from joulemeter.device import MemoryLevel
 from joulemeter.errors import DatasetError, UsageError
 from joulemeter.models.hierarchy.training import Runs, Training
+from joulemeter.storage import Where
 
 if TYPE_CHECKING:
     import pyarrow
@@ -54,8 +55,8 @@ class Table:
     published: bool
 
 
-def read(path: Path) -> Table:
-    """The runs in a CSV or Parquet file, or in a folder of Parquet parts.
+def read(path: Where) -> Table:
+    """The runs in a CSV or Parquet file, or in a data set or folder of Parquet parts; data sets may be URLs.
 
     Raises DatasetError where the file is not there, lacks a column or holds no usable run.
     """
@@ -112,11 +113,14 @@ def _of_this_host(device: str) -> tuple[MemoryLevel, ...]:
     return (*levels[:-1], MemoryLevel("device memory" if own else "DRAM", math.inf))
 
 
-def _arrow(path: Path) -> pyarrow.Table:
+def _arrow(where: Where) -> pyarrow.Table:
     import pyarrow
     import pyarrow.csv
     import pyarrow.parquet
 
+    if storage.is_url(where) or dataset.is_dataset(where):
+        return _flat(pyarrow.concat_tables(dataset.tables(where), promote_options="permissive"))
+    path = Path(where)
     try:
         if path.is_dir():
             parts = [pyarrow.parquet.ParquetFile(part).read() for part in sorted(path.rglob("*.parquet"))]

@@ -7,6 +7,7 @@ the first one's (``hold``) or runs straight to the second (``linear``). A stretc
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from joulemeter import storage
 from joulemeter.errors import DatasetError, UsageError
+from joulemeter.storage import Where
 
 if TYPE_CHECKING:
     import polars
@@ -203,7 +206,7 @@ def read_logs(where: Path, columns: Columns) -> dict[str, Log]:
     return dict(_logs(table.drop_nulls()))
 
 
-def _check_times(t_s: polars.Series, name: str, zone: str, where: Path) -> None:
+def _check_times(t_s: polars.Series, name: str, zone: str, where: Where) -> None:
     unread = t_s.null_count()
     if unread and not zone:
         raise UsageError(
@@ -223,7 +226,7 @@ def _logs(table: polars.DataFrame) -> Iterator[tuple[str, Log]]:
         yield str(host), Log(t_s[read], power_w[read], t_s[~read])
 
 
-def _need(names: list[str], wanted: tuple[str, ...], where: Path) -> None:
+def _need(names: list[str], wanted: tuple[str, ...], where: Where) -> None:
     lacking = [name for name in wanted if name not in names]
     if lacking:
         raise DatasetError(
@@ -277,8 +280,8 @@ class Tally:
 
 def join(
     meters: Path,
-    runs: Path,
-    output: Path,
+    runs: Where,
+    output: Where,
     columns: Columns,
     *,
     method: Method = "hold",
@@ -292,7 +295,7 @@ def join(
 
     from joulemeter import dataset
 
-    if output.exists():
+    if storage.place(output).exists():
         raise DatasetError(f"{output}: is there already", "another folder")
     table = _runs(runs, columns)
     logs = read_logs(meters, columns)
@@ -340,7 +343,7 @@ def _figures(
     return found, no_log
 
 
-def _runs(path: Path, columns: Columns) -> polars.DataFrame:
+def _runs(path: Where, columns: Columns) -> polars.DataFrame:
     """A row for each run and host, with ``_run``, ``_host``, ``_nodes``, ``_start`` and ``_end``."""
     import polars
 
@@ -367,26 +370,27 @@ def _runs(path: Path, columns: Columns) -> polars.DataFrame:
     return table.drop_nulls("_host")
 
 
-def _run_table(path: Path) -> polars.DataFrame:
+def _run_table(where: Where) -> polars.DataFrame:
     import polars
 
     from joulemeter import dataset
 
     try:
-        if dataset.is_dataset(path):
-            rows = [{"name": r.name, "device": r.device, **r.facts} for r in dataset.read(path).records]
+        if storage.is_url(where) or dataset.is_dataset(where):
+            rows = [{"name": r.name, "device": r.device, **r.facts} for r in dataset.read(where).records]
             return polars.from_dicts(rows, infer_schema_length=None)
+        path = Path(where)
         if path.suffix == ".parquet" or path.is_dir():
             return polars.read_parquet(path)
         return polars.read_csv(path, infer_schema_length=None)
     except FileNotFoundError:
-        raise DatasetError(f"{path}: is not there") from None
+        raise DatasetError(f"{where}: is not there") from None
     except (OSError, polars.exceptions.PolarsError) as error:
-        raise DatasetError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise DatasetError(f"{where}: cannot be read ({str(error).splitlines()[0]})") from error
 
 
 def _write(
-    output: Path, table: polars.DataFrame, figures: dict[str, NDArray[Any]], method: Method, meters: Path
+    output: Where, table: polars.DataFrame, figures: dict[str, NDArray[Any]], method: Method, meters: Path
 ) -> None:
     """One part in the columns of ``record.Record``; whatever else the runs say goes into ``facts``."""
     import polars
@@ -413,9 +417,9 @@ def _write(
         source=polars.lit(f"join:{meters.name}"),
         facts=polars.struct(*given, *told).struct.json_encode(),
     )  # fmt: skip
-    partial = output / "joined.partial"
-    frame.write_parquet(partial, compression="zstd")
-    partial.replace(output / "part-1-joined.parquet")
+    content = io.BytesIO()
+    frame.write_parquet(content, compression="zstd")
+    storage.place(output).put("part-1-joined.parquet", content.getvalue())
 
 
 def _names(expressions: list[polars.Expr]) -> set[str]:

@@ -6,12 +6,12 @@
     └── part-<key>.parquet   one record; the key is the hash of configuration and repetition
 
 A record's part is named by its key and appears whole or not at all. So a sweep may be killed at any instant:
-what has a part is done, everything else is run again, and a run that somebody ran twice has one record.
+what has a part is done, everything else is run again, and a run that somebody ran twice has one record. The
+data set may lie at any URL that fsspec knows.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import socket
@@ -20,17 +20,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from joulemeter import butter, dataset, training_data
+from joulemeter import butter, dataset, storage, training_data
 from joulemeter.errors import DatasetError
 from joulemeter.ledger import number
 from joulemeter.plan import SEQUENCES, Configuration, Plan
 from joulemeter.reading import Origin
 from joulemeter.record import Record
+from joulemeter.storage import Hold, Where
 from joulemeter.trial import Job
 
 PLAN_FILE, LOCK_FILE = "sweep.json", "sweep.lock"
@@ -83,7 +84,7 @@ Progress = Callable[[float], None]
 
 
 def sweep(
-    folder: Path,
+    folder: Where,
     plan: Plan,
     *,
     tables: Path,
@@ -95,12 +96,13 @@ def sweep(
 
     Raises DatasetError where ``folder`` is of another plan, is in use, or is there and ``resume`` is not set.
     """
-    with opened(folder, plan, resume):
+    with opened(folder, plan, resume) as hold:
         left = missing(folder, plan)
         tally = Tally(before=len(plan.configurations) - len(left))
         whole = sum(map(seconds, left)) or 1.0
         spent = 0.0
         for configuration in left:
+            hold.check()
             tally.count(record_one(folder, Job(configuration, tables, _tuple(sources))))
             spent += seconds(configuration)
             if progress:
@@ -121,43 +123,42 @@ def prepare(plan: Plan, tables: Path, *, network: bool = True) -> dict[str, str]
 
 
 @contextmanager
-def opened(folder: Path, plan: Plan, resume: bool = True) -> Iterator[None]:
+def opened(folder: Where, plan: Plan, resume: bool = True) -> Iterator[Hold]:
     """The data set, made or gone on with, and held: two sweeps never write one folder."""
     if not dataset.is_dataset(folder):
         dataset.append(folder, [], name=plan.name, part="0-start")
     elif not resume:
         raise DatasetError(f"{folder}: there is a data set already", "without --no-resume to go on with it")
-    with (folder / LOCK_FILE).open("a") as lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold = stack.enter_context(storage.place(folder).held(LOCK_FILE))
         except BlockingIOError:
             raise DatasetError(f"{folder}: another sweep is writing here", "wait for it") from None
         _check_plan(folder, plan)
-        yield
+        yield hold
 
 
-def _check_plan(folder: Path, plan: Plan) -> None:
-    path = folder / PLAN_FILE
-    if not path.exists():
-        if any(part.stem != "part-0-start" for part in folder.glob("part-*.parquet")):
+def _check_plan(folder: Where, plan: Plan) -> None:
+    place = storage.place(folder)
+    if not place.holds(PLAN_FILE):
+        if dataset.parts(folder) - {"0-start"}:
             raise DatasetError(f"{folder}: holds records that no sweep wrote", "another folder")
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"schema": 1, "plan": plan.name, "fingerprint": plan.fingerprint}))
-        partial.replace(path)
+        said = {"schema": 1, "plan": plan.name, "fingerprint": plan.fingerprint}
+        place.put(PLAN_FILE, json.dumps(said).encode())
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(place.read(PLAN_FILE))
         known, name = found["fingerprint"], found["plan"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error})") from error
+        raise DatasetError(f"{folder}/{PLAN_FILE}: cannot be read ({error})") from error
     if known != plan.fingerprint:
         raise DatasetError(f"{folder}: is of the plan '{name}' ({known}), this is another", "another folder")
 
 
-def missing(folder: Path, plan: Plan) -> list[Configuration]:
+def missing(folder: Where, plan: Plan) -> list[Configuration]:
     """The runs of ``plan`` without a record in ``folder``, in the plan's order; failed ones have one."""
     if not dataset.is_dataset(folder):
         return list(plan.configurations)
-    parts = {path.stem.removeprefix("part-") for path in folder.glob("part-*.parquet")}
+    parts = dataset.parts(folder)
     left = [each for each in plan.configurations if each.key not in parts]
     if left and any(len(stem) > len(left[0].key) for stem in parts):
         # Parts of another name come from `compact`: their rows say which runs they hold.
@@ -166,7 +167,7 @@ def missing(folder: Path, plan: Plan) -> list[Configuration]:
     return left
 
 
-def record_one(folder: Path, job: Job, work: Work | None = None) -> Record:
+def record_one(folder: Where, job: Job, work: Work | None = None) -> Record:
     """Runs ``job`` in a process of its own and appends its record, also where it fails or crashes.
 
     ``work`` takes the place of ``outcome``.

@@ -108,6 +108,17 @@ def load(name: str, folder: Path) -> Table:
         raise DatasetError(f"{path}: cannot be read ({error})", "remove it") from error
 
 
+def source(name: str, folder: Path) -> str:
+    """Where the table that ``load`` would give comes from; only that is read."""
+    if name in BUNDLED:
+        return "scikit-learn"
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        return STAND_IN
+    with np.load(path) as data:
+        return str(data["source"])
+
+
 def stand_in(name: str) -> Table:
     """Random rows, as many and as wide as those of ``name``: energy follows shapes, losses do not."""
     known = facts(name)

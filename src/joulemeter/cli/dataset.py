@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from joulemeter.cli._places import PLACE
+from joulemeter.storage import Where
+
 
 @click.group(name="dataset")
 def command() -> None:
@@ -68,8 +71,8 @@ def import_(*, source: Path, output: Path) -> None:
 
 
 @command.command(name="card")
-@click.argument("dataset_folder", metavar="DATASET", type=click.Path(path_type=Path))
-def card(*, dataset_folder: Path) -> None:
+@click.argument("dataset_folder", metavar="DATASET", type=PLACE)
+def card(*, dataset_folder: Where) -> None:
     """Writes the data set's card (Croissant JSON-LD) into it."""
     from joulemeter import dataset
 
@@ -77,8 +80,8 @@ def card(*, dataset_folder: Path) -> None:
 
 
 @command.command(name="compact")
-@click.argument("dataset_folder", metavar="DATASET", type=click.Path(path_type=Path))
-def compact(*, dataset_folder: Path) -> None:
+@click.argument("dataset_folder", metavar="DATASET", type=PLACE)
+def compact(*, dataset_folder: Where) -> None:
     """Joins the parts of a data set into one file."""
     from joulemeter import dataset
 

@@ -7,13 +7,16 @@ from typing import Any
 
 import click
 
+from joulemeter.cli._places import PLACE
+from joulemeter.storage import Where
+
 PATH = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("meters", type=PATH)
-@click.argument("runs", type=PATH)
-@click.option("-o", "--output", type=PATH, required=True, help="Folder of the data set to write.")
+@click.argument("runs", type=PLACE)
+@click.option("-o", "--output", type=PLACE, required=True, help="Folder of the data set to write.")
 @click.option("--zone", default="", help="Zone of times that say none: UTC, America/Denver.")
 @click.option("--run-zone", default="", help="The same for RUNS, where it differs.")
 @click.option(
@@ -36,8 +39,8 @@ PATH = click.Path(path_type=Path)
 def command(
     *,
     meters: Path,
-    runs: Path,
-    output: Path,
+    runs: Where,
+    output: Where,
     integration: Any,
     gap: str | None,
     as_json: bool,

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from joulemeter.cli._places import PLACE
+from joulemeter.storage import Where
+
 if TYPE_CHECKING:
     from joulemeter.energy_advice import Advice
     from joulemeter.models.hierarchy.training import Training
@@ -37,12 +40,12 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=PLACE)
 @click.option("-o", "--output", type=PATH, required=True, help="Where to write the model (JSON).")
 @click.option("--bootstrap", default=100, show_default=True, help="Resamplings for the intervals of costs.")
 @click.option("--force", is_flag=True, help="Overwrite the model.")
 @LEVELS
-def fit(*, dataset: Path, output: Path, bootstrap: int, force: bool, levels: tuple[str, ...]) -> None:
+def fit(*, dataset: Where, output: Path, bootstrap: int, force: bool, levels: tuple[str, ...]) -> None:
     """Fit a model to the runs in DATASET, one for each device."""
     from joulemeter import energy_model, energy_runs
     from joulemeter.errors import UsageError
@@ -88,11 +91,11 @@ def show(*, model: Path, as_json: bool) -> None:
 
 
 @command.command()
-@click.option("--fit", "train", type=PATH, required=True, help="Runs to fit to.")
-@click.option("--test", type=PATH, required=True, help="Runs to predict.")
+@click.option("--fit", "train", type=PLACE, required=True, help="Runs to fit to.")
+@click.option("--test", type=PLACE, required=True, help="Runs to predict.")
 @LEVELS
 @JSON
-def evaluate(*, train: Path, test: Path, levels: tuple[str, ...], as_json: bool) -> None:
+def evaluate(*, train: Where, test: Where, levels: tuple[str, ...], as_json: bool) -> None:
     """Fit to some runs and say how far predictions of others lie, and how often their intervals hold."""
     import json
 
@@ -168,11 +171,11 @@ def predict(*, model_path: Path, device: str | None, as_json: bool, **asked: Any
 
 @command.command()
 @_asked
-@click.option("--runs", type=PATH, help="Runs with losses, to compare networks of the same loss.")
+@click.option("--runs", type=PLACE, help="Runs with losses, to compare networks of the same loss.")
 @click.option("--most", default=5, show_default=True, type=click.IntRange(1), help="Alternatives to name.")
 @JSON
 def advise(
-    *, model_path: Path, device: str | None, runs: Path | None, most: int, as_json: bool, **asked: Any
+    *, model_path: Path, device: str | None, runs: Where | None, most: int, as_json: bool, **asked: Any
 ) -> None:
     """Say where a network's working sets sit, what it costs, and which network costs less."""
     import json
@@ -193,11 +196,11 @@ def advise(
 
 
 @command.command()
-@click.argument("dataset", type=PATH)
+@click.argument("dataset", type=PLACE)
 @click.option("-m", "--model", "model_path", type=PATH, help="A fitted model; default: fit to DATASET.")
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for the plots (PNG and SVG).")
 @LEVELS
-def plot(*, dataset: Path, model_path: Path | None, output: Path, levels: tuple[str, ...]) -> None:
+def plot(*, dataset: Where, model_path: Path | None, output: Path, levels: tuple[str, ...]) -> None:
     """Plot energy per datum with the cache edges, energy against loss, and the model's error."""
     from joulemeter import energy_model, energy_plots, energy_runs
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
+
+from joulemeter.cli._places import PLACE
+from joulemeter.storage import Where
 
 
 @click.command()
-@click.argument("dataset", type=click.Path(path_type=Path))
+@click.argument("dataset", type=PLACE)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="A new data set of the runs that were kept."
+    "-o", "--output", type=PLACE, help="A new data set of the runs that were kept."
 )
 @click.option("--shortest", default="0s", show_default=True, help="Filter shorter runs.")
 @click.option("--longest", help="Filter longer runs. Default: no limit.")
@@ -24,8 +25,8 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
     *,
-    dataset: Path,
-    output: Path | None,
+    dataset: Where,
+    output: Where | None,
     shortest: str,
     longest: str | None,
     outlier: float,

@@ -7,10 +7,13 @@ from typing import Any
 
 import click
 
+from joulemeter.cli._places import PLACE
+from joulemeter.storage import Where
+
 
 @click.command()
 @click.argument("plan")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The data set's folder.")
+@click.option("-o", "--output", required=True, type=PLACE, help="The data set: a folder or a URL.")
 @click.option("--dry-run", is_flag=True, help="Print the number of runs, their time and energy, and stop.")
 @click.option(
     "--resume/--no-resume", default=True, show_default=True, help="Go on with a data set of the same plan."
@@ -36,7 +39,7 @@ import click
 def command(
     *,
     plan: str,
-    output: Path,
+    output: Where,
     dry_run: bool,
     resume: bool,
     device: tuple[str, ...],
