@@ -7,7 +7,7 @@ samples times the window that each averages over.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,9 @@ TICKS = 5
 SMEARS = 8
 """Moments that stand for the stretch of time in which an edge may lie."""
 
+CELLS = 2_000_000
+"""Cells of a table of running sums that is held at once."""
+
 FINEST_S = 0.005
 """Counters tick about every millisecond (RAPL) or more slowly: rows shorter than a few ticks are added up."""
 
@@ -48,6 +51,28 @@ class Response:
 
 
 @dataclass(frozen=True, slots=True)
+class Edges:
+    """Where rows may begin and end: moments int64 (m, b), and how likely each is (m, b). ``doubt_s`` (m,) is how far
+    each row's end may lie from its mean."""
+
+    start_ns: Ints
+    start_share: Floats
+    end_ns: Ints
+    end_share: Floats
+    doubt_s: Floats
+
+    def take(self, first: Any, last: Any) -> Edges:
+        """Rows that begin as the ``first`` of these and end as the ``last`` of them."""
+        return Edges(
+            self.start_ns[first],
+            self.start_share[first],
+            self.end_ns[last],
+            self.end_share[last],
+            self.doubt_s[last],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Windows:
     """The rows of one rail, in time order, none of them unknown.
 
@@ -55,7 +80,8 @@ class Windows:
     ``linked`` bool (m,): the row begins with the reading that the row before it ended with, so that an
     error of that reading's stamp moves energy from one to the other. ``quantum_j`` is the meter's step,
     ``stale`` the fraction of readings that repeated the one before while energy was being spent, and
-    ``smear_ns`` the stretch of time, centred on an edge, in which the edge truly lies.
+    ``smear_ns`` the stretch of time, centred on an edge, in which the edge truly lies; ``edges`` says more of
+    it where a counter's ticks were followed.
     """
 
     start_ns: Ints
@@ -65,6 +91,7 @@ class Windows:
     quantum_j: float
     stale: float = 0.0
     smear_ns: int = 0
+    edges: Edges | None = None
 
     def __len__(self) -> int:
         return len(self.energy_j)
@@ -73,6 +100,14 @@ class Windows:
     def length_s(self) -> Floats:
         """Each window's seconds (m,)."""
         return np.asarray((self.end_ns - self.start_ns) / 1e9)
+
+    @property
+    def doubt(self) -> Floats:
+        """How doubtful each row's end is, beside the usual row (m,)."""
+        if self.edges is None:
+            return np.ones(len(self))
+        usual = float(np.median(self.edges.doubt_s)) if len(self) else 0.0
+        return np.asarray(np.maximum(self.edges.doubt_s, 0.3 * usual) / max(usual, 1e-9))
 
     @property
     def overlapping(self) -> bool:
@@ -91,6 +126,7 @@ class Windows:
             self.quantum_j,
             self.stale,
             self.smear_ns,
+            None if self.edges is None else self.edges.take(rows, rows),
         )
 
 
@@ -206,6 +242,7 @@ def coarser(rows: Windows, every: int) -> Windows:
         end_ns=rows.end_ns[last],
         energy_j=np.add.reduceat(rows.energy_j, first),
         linked=rows.linked[first],
+        edges=None if rows.edges is None else rows.edges.take(first, last),
     )
 
 
@@ -273,8 +310,12 @@ def design(
     Where edges lie anywhere in a stretch, a row holds the mean of what it may hold: sharp edges would make
     neighbours look alike (errors in variables; Carroll et al. 2006, *Measurement Error in Nonlinear Models*).
     """
-    offsets = smeared_ns(rows.smear_ns)
-    marks = [each + offset for each in (rows.start_ns, rows.end_ns) for offset in offsets]
+    blurred = rows.edges or _smeared(rows)
+    marks = (
+        [rows.start_ns, rows.end_ns]
+        if blurred is None
+        else [blurred.start_ns.ravel(), blurred.end_ns.ravel()]
+    )
     if around_ns > 0:
         around_ns = max(around_ns, rows.smear_ns // 2)
         sides = (-around_ns, around_ns)
@@ -284,7 +325,7 @@ def design(
     loose = gap.seconds_between(edges)
     fine = sparse.hstack([fine, sparse.csr_matrix(loose[:, None])], format="csr")
     idle = hats(knots_ns, (rows.start_ns + rows.end_ns) / 2) * rows.length_s[:, None]
-    made = _laid_out(rows, edges, fine, call_s, idle, resting_w, offsets)
+    made = _laid_out(rows, edges, fine, call_s, idle, resting_w, blurred)
     if around_ns <= 0 or not len(rows):
         return made
     rates = [
@@ -308,11 +349,14 @@ def _laid_out(
     call_s: Floats,
     idle: Floats,
     resting_w: float,
-    offsets: Sequence[int],
+    blurred: Edges | None,
 ) -> Design:
     if not rows.overlapping:
-        weight = _between_smeared(edges, rows, offsets)
-        seconds = (weight @ fine).tocsr()
+        seconds = (
+            _between(edges, fine, rows.start_ns, rows.end_ns)
+            if blurred is None
+            else _between_blurred(edges, fine, blurred)
+        )
         return Design(rows, seconds, _squared(seconds, call_s), idle, resting_w)
     marks = np.unique(np.concatenate([rows.start_ns, rows.end_ns]))
     fine = _between(edges, fine, marks[:-1], marks[1:])
@@ -331,16 +375,41 @@ def _between(edges: Ints, fine: sparse.csr_matrix, start_ns: Ints, end_ns: Ints)
     return (_ranges(low, high, max(len(edges) - 1, 0)) @ fine).tocsr()
 
 
-def _between_smeared(edges: Ints, rows: Windows, offsets: Sequence[int]) -> sparse.csr_matrix:
-    """Which part of each stretch between edges a row holds, its own edges lying at any of ``offsets``."""
-    width = max(len(edges) - 1, 0)
-    places = [
-        (np.searchsorted(edges, rows.start_ns + o), np.searchsorted(edges, rows.end_ns + o)) for o in offsets
-    ]
-    total = _ranges(*places[0], width)
-    for low, high in places[1:]:
-        total = total + _ranges(low, high, width)
-    return (total / len(offsets)).tocsr()
+def _smeared(rows: Windows) -> Edges | None:
+    """Edges that lie anywhere in a stretch; None where they are sharp."""
+    offsets = np.array(smeared_ns(rows.smear_ns))
+    if len(offsets) == 1 or rows.overlapping:
+        return None
+    share = np.full((len(rows), len(offsets)), 1 / len(offsets))
+    doubt = np.full(len(rows), rows.smear_ns / 1e9 / np.sqrt(12))
+    return Edges(rows.start_ns[:, None] + offsets, share, rows.end_ns[:, None] + offsets, share, doubt)
+
+
+def _between_blurred(edges: Ints, fine: sparse.csr_matrix, blurred: Edges) -> sparse.csr_matrix:
+    """Seconds by column that each row holds in the mean over its possible edges."""
+    low, high = np.searchsorted(edges, blurred.start_ns), np.searchsorted(edges, blurred.end_ns)
+    made = []
+    for part in _parts(low, high, fine.shape[1]):
+        first = int(low[part].min())
+        upto = np.cumsum(fine[first : int(high[part].max())].toarray(), axis=0)
+        upto = np.concatenate([np.zeros((1, fine.shape[1])), upto])
+        seconds = np.zeros((part.stop - part.start, fine.shape[1]))
+        for b in range(low.shape[1]):
+            seconds += blurred.end_share[part, b, None] * upto[high[part, b] - first]
+            seconds -= blurred.start_share[part, b, None] * upto[low[part, b] - first]
+        # What is left of differences of sums is rounding.
+        made.append(sparse.csr_matrix(np.where(seconds > 1e-11, seconds, 0.0)))
+    return sparse.vstack(made, format="csr") if made else sparse.csr_matrix((0, fine.shape[1]))
+
+
+def _parts(low: Ints, high: Ints, width: int) -> Iterator[slice]:
+    """Rows in parts whose stretches, by ``width`` columns, fit a table of CELLS."""
+    start, count = 0, len(low)
+    while start < count:
+        most = max(CELLS // max(width, 1), 1) + int(low[start].min())
+        stop = start + max(int(np.searchsorted(np.maximum.accumulate(high[start:].max(axis=1)), most)), 1)
+        yield slice(start, stop)
+        start = stop
 
 
 def _ranges(low: Ints, high: Ints, width: int) -> sparse.csr_matrix:

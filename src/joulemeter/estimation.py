@@ -24,6 +24,7 @@ from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extr
 from joulemeter.occupancy import Occupancy
 from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
 from joulemeter.response import Found
+from joulemeter.ticks import Curve, Steps, Ticks, bins_of, curve, follow, paced, rows_of, steps_of
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ ROUGH = 20_000
 
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
+
+FOLLOWED = 3
+"""How often a counter's ticks are followed with the powers found before."""
+
+SCANNED_ROWS = 300
+"""Readings in a row by which a counter's pace is found."""
 
 MOST_SINGLE = 60
 """Long calls that get a power of their own."""
@@ -117,7 +124,54 @@ def estimate(
         response = moved
         made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
         run = _fitted(made, guess, idle, seconds, call_s, kept, run)
+    if timeline.rail.kind == "counter" and 8 < len(timeline.t_ns) < ROUGH:
+        run, response = _with_ticks(timeline, run, kept, gap, idle, response, seconds, call_s, guess)
     return _spread_out(run, kept, occupancy, own, seen, idle, response)
+
+
+def _with_ticks(
+    timeline: Timeline,
+    run: _Fit,
+    kept: _Columns,
+    gap: Stretches,
+    idle: Idle,
+    response: Response,
+    seconds: Floats,
+    call_s: Floats,
+    guess: Found,
+) -> tuple[_Fit, Response]:
+    """The fit with each reading's age followed, in turns with the powers."""
+    told = timeline.rail.lag_ns is not None
+    ticks = Ticks(max(response.lag_ns - response.window_ns / 2, 0.0), response.window_ns, 0.02)
+    if told:
+        ticks = replace(ticks, lag_ns=float(timeline.rail.lag_ns or 0))
+    for turn in range(FOLLOWED):
+        steps, energy = _steps(timeline, run, kept, gap, idle)
+        if turn < 2:
+            ticks = paced(steps.take(_busiest(steps)), energy, ticks, told)
+        if ticks.period_ns < 1e5:
+            return run, response
+        ages = follow(steps, energy, ticks, bins_of(ticks))
+        made = _rows(rows_of(timeline, ticks, steps, ages), idle, kept.occupancy, gap, call_s)
+        run = _fitted(made, guess, idle, seconds, call_s, kept, run)
+    return run, Response(int(ticks.lag_ns + ticks.period_ns / 2), int(ticks.period_ns))
+
+
+def _busiest(steps: Steps) -> slice:
+    """Some readings in a row from the middle of what ran."""
+    some = np.flatnonzero(steps.variance > 0)
+    middle = int(np.median(some)) if len(some) else len(steps.t_ns) // 2
+    low = max(middle - SCANNED_ROWS // 2, 0)
+    return slice(low, min(low + SCANNED_ROWS, len(steps.t_ns)))
+
+
+def _steps(timeline: Timeline, run: _Fit, kept: _Columns, gap: Stretches, idle: Idle) -> tuple[Steps, Curve]:
+    site_w = run.powers.site
+    step_s = float(np.median(np.diff(timeline.t_ns))) / 1e9
+    scatter = curve(kept.occupancy, gap, run.noise.variation * site_w**2 * np.minimum(run.call_s, step_s))
+    knots_w = run.powers.mean[run.powers.columns :][: len(idle.mean_w)]
+    steps = steps_of(timeline, idle.knots_ns, knots_w, scatter)
+    return steps, curve(kept.occupancy, gap, site_w)
 
 
 def _moved(timeline: Timeline, response: Response, run: _Fit, least: float) -> Response:
@@ -234,7 +288,7 @@ def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_
     inside = quiet.gathered_ns(rows.end_ns) - quiet.gathered_ns(rows.start_ns) >= rows.end_ns - rows.start_ns
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
-    rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, ticks_apart(rows)))
+    rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, 1 if rows.edges is not None else ticks_apart(rows)))
     return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), blur_ns(rows))
 
 
@@ -253,7 +307,7 @@ def _fitted(
     )
     prior = _power_prior(usual_w, SHAPE, kept)
     counter = bool(plain.windows.linked.any())
-    noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
+    noise = Noise(USUAL_VARIATION, _usual_jitter(plain.windows) if counter else 0.005)
     usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
     believed, alike = _believed(idle, guess, counter), _alike(kept)
     whole, (plain, _) = plain, _sample(plain, ROUGH)
@@ -293,6 +347,13 @@ def _fitted(
         found.mean[found.columns + len(idle.mean_w) :],
         blur_ns(plain.windows),
     )
+
+
+def _usual_jitter(rows: Windows) -> float:
+    """By how much a counter's edges usually err, in seconds, before the rows say."""
+    if rows.edges is None:
+        return 0.1 * float(np.median(rows.length_s))
+    return float(np.median(rows.edges.doubt_s))
 
 
 def _unseen_idle(made: Design, idle: Idle, found: Powers, factor: float) -> Floats:

@@ -1,0 +1,309 @@
+"""How old what a counter shows is: its ticks are followed from reading to reading.
+
+A counter shows its last tick. Ticks come at a pace of their own, so the age of what is shown goes up and down
+like a saw. The readings tell where in the saw they lie: by what they show, and by whether they show anything
+new. A hidden Markov model over the age (Rabiner 1989, *Proc. IEEE* 77, 257) puts that together.
+
+What a row's own joules say of its own edges is left out of its edges (Ages.start, Ages.end): a row that was
+bent to fit would tell less of the powers than it seems to.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from joulemeter.design import Edges, Stretches, Windows, hats, windows
+from joulemeter.design import Response
+from joulemeter.occupancy import Occupancy
+from joulemeter.timeline import Timeline
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
+
+BLOCK_CELLS = 4_000_000
+"""Likelihoods of pairs of ages that are held at once."""
+
+LEAST_PERIOD_NS = 600_000.0
+MOST_PERIOD_NS = 100_000_000.0
+
+JITTERS = (0.004, 0.02, 0.08)
+"""Fractions of its period by which one tick may differ from the next."""
+
+OWN = 0.13
+"""Where ticks are this much shorter than steps, a step's own joules say little of its edges, and may."""
+
+SCANNED = 12
+"""Ages that are told apart while a pace is sought."""
+
+FAR = 25.0
+"""Squared deviations beyond this are no less likely: readings that err wildly tell nothing."""
+
+NEVER = -20.0
+"""Log probability of what a counter does not do: tick without showing it, or show a tick that was not."""
+
+STAMP_S = 20e-6
+"""How far a stamp lies from the read that it belongs to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """A counter's pace: ``lag_ns`` at the moment of a tick, ``period_ns`` between ticks, and by which fraction of
+    it each differs from the next (``jitter``)."""
+
+    lag_ns: float
+    period_ns: float
+    jitter: float
+
+    def ages_ns(self, count: int) -> Floats:
+        """Ages (count,) that stand for all from none to a period."""
+        return (np.arange(count) + 0.5) / count * self.period_ns
+
+
+def bins_of(ticks: Ticks) -> int:
+    """How many ages to tell apart: every tenth of a millisecond, 16 to 40."""
+    return int(np.clip(ticks.period_ns / 1e5, 16, 40))
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """What a counter showed: stamps int64 (n,); of each step between two (n − 1,) its joules above idle, the variance
+    of what calls draw in it, whether it is known, and whether it showed nothing new. ``idle_w`` is idle's power."""
+
+    t_ns: Ints
+    joules: Floats
+    variance: Floats
+    known: Flags
+    stale: Flags
+    idle_w: float
+
+    def take(self, part: slice) -> Steps:
+        """The steps between some readings in a row."""
+        inner = slice(part.start, part.stop - 1)
+        return replace(
+            self,
+            t_ns=self.t_ns[part],
+            joules=self.joules[inner],
+            variance=self.variance[inner],
+            known=self.known[inner],
+            stale=self.stale[inner],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Dynamic energy that adds up in straight lines: ``joules`` (k,) at ``t_ns`` (k,)."""
+
+    t_ns: Ints
+    joules: Floats
+
+    def at(self, t_ns: Floats | Ints) -> Floats:
+        """Joules by any time."""
+        if not len(self.t_ns):
+            return np.zeros(np.shape(t_ns))
+        origin = self.t_ns[0]
+        return np.interp(t_ns - origin, (self.t_ns - origin).astype(np.float64), self.joules)
+
+
+def curve(occupancy: Occupancy, gap: Stretches, per_s: Floats) -> Curve:
+    """What adds up while each column runs innermost at ``per_s`` (c,), the last of them while nothing does."""
+    own = per_s[occupancy.column]
+    over = np.where(occupancy.enclosing >= 0, own[occupancy.enclosing], 0.0)
+    loose = np.full(len(gap), per_s[-1])
+    t = np.concatenate([occupancy.start_ns, occupancy.end_ns, gap.start_ns, gap.end_ns])
+    step = np.concatenate([own - over, over - own, loose, -loose])
+    order = np.argsort(t, kind="stable")
+    t, level = t[order], np.cumsum(step[order])
+    return Curve(t, np.concatenate([np.zeros(min(len(t), 1)), np.cumsum(level[:-1] * np.diff(t) / 1e9)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """How likely each of ``ages_ns`` (b,) is: at each reading (n, b) by all that was read; at each step's ``start``
+    and ``end`` (n − 1, b) by all but the step itself. ``score`` is the log probability of all steps."""
+
+    ages_ns: Floats
+    reading: Floats
+    start: Floats
+    end: Floats
+    score: float
+
+
+def follow(steps: Steps, energy: Curve, ticks: Ticks, bins: int) -> Ages:
+    """The ages of all readings, forth and back."""
+    count = len(steps.t_ns)
+    ages = ticks.ages_ns(bins)
+    shown = _shown(steps, energy, ticks, ages)
+    ahead, score = np.empty((count, bins)), 0.0
+    ahead[0] = 1 / bins
+    block = max(BLOCK_CELLS // bins**2, 1)
+    for low in range(0, count - 1, block):
+        part = slice(low, min(low + block, count - 1))
+        moves, fits = _moves(steps, ticks, ages, part), _fits(steps, shown, ticks, part)
+        moves *= fits
+        for k, pair in enumerate(moves, low):
+            fresh = ahead[k] @ pair
+            total = fresh.sum()
+            score += float(np.log(max(total, 1e-300)))
+            ahead[k + 1] = fresh / total if total > 0 else 1 / bins
+    back = np.empty((count, bins))
+    back[-1] = 1.0
+    start, end = np.empty((count - 1, bins)), np.empty((count - 1, bins))
+    for low in reversed(range(0, count - 1, block)):
+        part = slice(low, min(low + block, count - 1))
+        free, fits = _moves(steps, ticks, ages, part), _fits(steps, shown, ticks, part)
+        passed = np.diff(steps.t_ns)[part].astype(np.float64)[:, None, None]
+        turns = np.rint((ages[None, :, None] + passed - ages[None, None, :]) / ticks.period_ns).astype(np.int64)
+        turns -= turns.min(axis=(1, 2), keepdims=True)
+        for k in range(part.stop - 1, low - 1, -1):
+            bare = ahead[k][:, None] * free[k - low] * back[k + 1]
+            pairs = bare * _turns(turns[k - low], bare, fits[k - low])
+            start[k], end[k] = pairs.sum(axis=1), pairs.sum(axis=0)
+            fresh = (free[k - low] * fits[k - low]) @ back[k + 1]
+            total = fresh.sum()
+            back[k] = fresh / total * bins if total > 0 else 1.0
+    return Ages(ages, _shares(ahead * back), _shares(start), _shares(end), score)
+
+
+def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool) -> Ticks:
+    """The pace under which some steps in a row are likeliest; ``told``: the lag is that of ``guess``, else what is
+    known of it is the mean age, lag and half a period."""
+    middle = guess.lag_ns + (0 if told else guess.period_ns / 2)
+    spacing = float(np.median(np.diff(steps.t_ns)))
+
+    def at(period: float, jitter: float, shift: float = 0.0) -> Ticks:
+        lag = guess.lag_ns if told else max(middle - (0.5 - shift) * period, 0.0)
+        return Ticks(lag, period, jitter)
+
+    some = _likeliest(steps, energy, [at(period, JITTERS[1]) for period in _periods(spacing)])
+    for ratio in (0.5, 0.2):
+        step = ratio * JITTERS[1] / np.sqrt(max(spacing / some.period_ns, 1.0))
+        near = [some.period_ns * (1 + k * step) for k in (-2, -1, 0, 1, 2)]
+        shifts = (0.0,) if told else (-0.25, -0.1, 0.0, 0.1, 0.25)
+        some = _likeliest(steps, energy, [at(p, some.jitter, s) for p in near for s in shifts])
+        if not told:
+            middle = some.lag_ns + some.period_ns / 2
+    return _likeliest(steps, energy, [at(some.period_ns, jitter) for jitter in JITTERS])
+
+
+def _periods(spacing_ns: float) -> Floats:
+    """Periods to try, close enough together for the right one to be followed from one reading to the next; the
+    first stands for a counter that ticks when it is asked."""
+    made = [1_000.0]
+    period = min(max(LEAST_PERIOD_NS, 0.03 * spacing_ns), spacing_ns)
+    while period < min(1.1 * spacing_ns, MOST_PERIOD_NS):
+        made.append(period)
+        period *= 1 + 1.5 * JITTERS[1] / np.sqrt(max(spacing_ns / period, 1.0))
+    return np.array(made)
+
+
+def _likeliest(steps: Steps, energy: Curve, some: list[Ticks]) -> Ticks:
+    scores = np.concatenate([_scores(steps, energy, some[low : low + 64]) for low in range(0, len(some), 64)])
+    return some[int(np.argmax(scores))]
+
+
+def _scores(steps: Steps, energy: Curve, some: list[Ticks]) -> Floats:
+    """The log probability of all steps under each pace."""
+    whole, bins = slice(0, len(steps.joules)), SCANNED
+    pairs = np.empty((len(steps.joules), len(some), bins, bins))
+    for at, ticks in enumerate(some):
+        ages = ticks.ages_ns(bins)
+        shown = _shown(steps, energy, ticks, ages)
+        pairs[:, at] = _moves(steps, ticks, ages, whole) * _fits(steps, shown, ticks, whole)
+    ahead, score = np.full((len(some), bins), 1 / bins), np.zeros(len(some))
+    for pair in pairs:
+        ahead = np.einsum("ca,cab->cb", ahead, pair)
+        total = np.maximum(ahead.sum(axis=1), 1e-300)
+        score += np.log(total)
+        ahead /= total[:, None]
+    return score
+
+
+def _turns(turn: Ints, bare: Floats, fits: Floats) -> Floats:
+    """By how much a step's own joules favour the number of ticks that each pair of ages (b, b) means."""
+    before = np.bincount(turn.ravel(), weights=bare.ravel())
+    after = np.bincount(turn.ravel(), weights=(bare * fits).ravel())
+    return np.asarray((after / np.maximum(before, 1e-300))[turn])
+
+
+def _shares(weight: Floats) -> Floats:
+    total = weight.sum(axis=1, keepdims=True)
+    return np.where(total > 0, weight / np.maximum(total, 1e-300), 1 / weight.shape[1])
+
+
+def _shown(steps: Steps, energy: Curve, ticks: Ticks, ages: Floats) -> Floats:
+    """Joules that each reading would show at each age (n, b), idle before the reading itself left out."""
+    upto = steps.t_ns[:, None] - int(ticks.lag_ns) - ages.astype(np.int64)
+    return energy.at(upto) - steps.idle_w * ages / 1e9
+
+
+def _moves(steps: Steps, ticks: Ticks, ages: Floats, part: slice) -> Floats:
+    """How likely one age follows another over each step (m, b, b)."""
+    period, width = ticks.period_ns, ticks.period_ns / len(ages)
+    passed = np.diff(steps.t_ns)[part].astype(np.float64)
+    stale, known = steps.stale[part], steps.known[part]
+    ticked = np.maximum(passed / period, 0.2)
+    sigma = np.sqrt((ticks.jitter * period) ** 2 * ticked + width**2 / 6)[:, None, None]
+    off = ages[None, None, :] - ages[None, :, None] - passed[:, None, None]
+    off -= period * np.round(off / period)
+    likely = np.exp(-0.5 * (off / sigma) ** 2)
+    likely /= likely.sum(axis=2, keepdims=True)
+    # By the end of the step the tick shown at its start would be this old: as a counter ticks, it is no more shown
+    # once older than a period, and still is before.
+    late = (ages[None, :] + passed[:, None] - period) / sigma[:, :, 0]
+    odd = np.where(stale[:, None], late > 2, late < -2)
+    likely *= np.where(odd, np.exp(NEVER), 1.0)[:, :, None]
+    likely[~known] = 1 / len(ages)
+    return likely
+
+
+def _fits(steps: Steps, shown: Floats, ticks: Ticks, part: slice) -> Floats:
+    """How likely each step's joules are given the ages at both ends (m, b, b)."""
+    bins = shown.shape[1]
+    first, last = shown[part], shown[part.start + 1 : part.stop + 1]
+    # Within a bin the energy shown goes from one edge to the other.
+    grain = [np.ptp(each, axis=1) / max(bins - 1, 1) for each in (first, last)]
+    passing = np.maximum(grain[0], grain[1]) / (ticks.period_ns / bins) * 1e9
+    variance = steps.variance[part] + (grain[0] ** 2 + grain[1] ** 2) / 12 + (STAMP_S * passing) ** 2 + 1e-18
+    off = steps.joules[part][:, None, None] - (last[:, None, :] - first[:, :, None])
+    made = np.exp(-0.5 * np.minimum(off**2 / variance[:, None, None], FAR))
+    made /= np.sqrt(2 * np.pi * variance)[:, None, None]
+    made[steps.stale[part] | ~steps.known[part]] = 1.0
+    return np.asarray(made)
+
+
+def steps_of(timeline: Timeline, knots_ns: Ints, idle_w: Floats, variance: Curve) -> Steps:
+    """The steps of a counter, less idle; ``variance`` adds up what calls' own scatter is worth in joules²."""
+    t_ns, step = timeline.t_ns, np.diff(timeline.energy_j)
+    resting = hats(knots_ns, (t_ns[1:] + t_ns[:-1]) / 2) @ idle_w * np.diff(t_ns) / 1e9
+    stale = (step == 0) & ~timeline.unknown
+    return Steps(
+        t_ns, step - resting, np.diff(variance.at(t_ns)), ~timeline.unknown, stale, float(np.mean(idle_w))
+    )
+
+
+def rows_of(timeline: Timeline, ticks: Ticks, steps: Steps, ages: Ages) -> Windows:
+    """A row for each step that shows something new, from where its start may lie to where its end may."""
+    fresh = np.flatnonzero(steps.known & ~steps.stale)
+    shown = steps.t_ns - int(ticks.lag_ns)
+    old = ages.ages_ns.astype(np.int64)
+    first, last = ages.start[fresh], ages.end[fresh]
+    if ticks.period_ns < OWN * float(np.median(np.diff(steps.t_ns))):
+        first, last = ages.reading[fresh], ages.reading[fresh + 1]
+    mean, square = last @ ages.ages_ns, last @ ages.ages_ns**2
+    width = ticks.period_ns / len(old)
+    doubt_s = np.sqrt(np.maximum(square - mean**2, 0) + width**2 / 12) / 1e9
+    edges = Edges(shown[fresh][:, None] - old, first, shown[fresh + 1][:, None] - old, last, doubt_s)
+    broken = np.concatenate([[0], np.cumsum(~steps.known)])
+    linked = np.append(False, broken[fresh[1:]] == broken[fresh[:-1] + 1]) if len(fresh) else fresh > 0
+    energy = np.diff(timeline.energy_j)[fresh]
+    plain = windows(timeline, Response(0))
+    start = shown[fresh] - (first @ ages.ages_ns).astype(np.int64)
+    end = np.maximum(shown[fresh + 1] - mean.astype(np.int64), start + 1_000)
+    return Windows(start, end, energy, linked, plain.quantum_j, 0.0, int(3 * np.median(doubt_s) * 1e9), edges)
