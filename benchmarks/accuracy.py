@@ -2,7 +2,9 @@
 
     python benchmarks/accuracy.py                        the whole table, 20 seeds; about an hour of one core
     python benchmarks/accuracy.py --seeds 3 --program loop --meter RAPL
-    python benchmarks/accuracy.py --write docs/accuracy.md
+    python benchmarks/accuracy.py --house other          the same on machines of other habits
+    python benchmarks/accuracy.py --program twins --part twins.json      the runs of some rows, kept
+    python benchmarks/accuracy.py --merge *.json --write docs/accuracy.md
 
 Each row is a program under a meter; each seed draws another program (sites, powers, lengths, order), another idle
 with another drift, and another meter (lag, ticks, quantum, and whether the rail states its lag).
@@ -11,33 +13,40 @@ with another drift, and another meter (lag, ticks, quantum, and whether the rail
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-import time
 import zlib
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 import machines
+import other_machines
 from joulemeter import attribution
 from joulemeter.ledger import Ledger
 from joulemeter.timeline import Timeline
 
-BEGIN, END = "<!-- attribution table: begin -->", "<!-- attribution table: end -->"
 HEAD = (
-    "| program | meter | error | by time | held | resolved | worst resolved | joint | site-runs |\n"
-    "|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
+    "| program | meter | error | known | by time | held | resolved | worst resolved | joint | site-runs |\n"
+    "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n"
 )
+HOUSES = {"usual": machines, "other": other_machines}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One run: ``error`` and ``by_time`` are energy-weighted mean absolute errors, as fractions of the true energy."""
+    """One run: ``error``, ``known`` and ``by_time`` are energy-weighted mean absolute errors, as fractions of the true
+    energy; ``known`` is the estimate's were lag, window and ticks known exactly."""
 
+    house: str
+    program: str
+    meter: str
+    seed: int
     error: float
+    known: float
     by_time: float
     held: int
     sites: int
@@ -60,30 +69,32 @@ def true_joules(made: machines.Machine, read: Timeline, lag_ns: int) -> np.ndarr
     return np.bincount(spans.site, weights=own / 1e9 * made.call_w, minlength=len(made.sites))
 
 
-def outcome(program: str, meter: str, seed: int, duration_s: float) -> Outcome:
+def outcome(house: str, program: str, meter: str, seed: int, duration_s: float) -> Outcome:
     """One program under one meter, drawn from one seed."""
     rng = np.random.default_rng([seed, zlib.crc32((program + meter).encode())])
-    made = machines.PROGRAMS[program](rng, duration_s)
-    read = machines.METERS[meter](rng, made)
-    ledger = attribution.attribute([read], made.sites, made.spans)
+    made = HOUSES[house].PROGRAMS[program](rng, duration_s)
+    read = HOUSES[house].METERS[meter](rng, made)
+    ledger = attribution.attribute([read.timeline], made.sites, made.spans)
     ledger.check()
-    true = true_joules(made, read, ledger.rails[0].lag_ns)
-    plain = attribution.share_by_time([read], made.sites, made.spans)
-    return _compared(ledger, plain, true)
-
-
-def _compared(ledger: Ledger, plain: Ledger, true: np.ndarray) -> Outcome:
+    lag_ns = ledger.rails[0].lag_ns
+    true = true_joules(made, read.timeline, lag_ns)
+    plain = attribution.share_by_time([read.timeline], made.sites, made.spans)
+    known = attribution.attribute([read.known], made.sites, made.spans)
+    true_known = true_joules(made, read.known, known.rails[0].lag_ns)
     entries = [site.rails[0] for site in ledger.sites]
-    found = np.array([entry.exclusive.energy_j for entry in entries])
-    by_time = np.array([site.rails[0].exclusive.energy_j for site in plain.sites])
-    resolved = np.array([entry.resolved for entry in entries])
+    found, resolved = _exclusive(ledger), np.array([entry.resolved for entry in entries])
     off = np.abs(found - true)
     held = sum(e.exclusive.low_j <= t <= e.exclusive.high_j for e, t in zip(entries, true, strict=True))
     rail = ledger.rails[0]
     parts = rail.attributed_j + rail.idle.energy_j + rail.unattributed_j
     return Outcome(
+        house=house,
+        program=program,
+        meter=meter,
+        seed=seed,
         error=float(off.sum() / true.sum()),
-        by_time=float(np.abs(by_time - true).sum() / true.sum()),
+        known=float(np.abs(_exclusive(known) - true_known).sum() / true_known.sum()),
+        by_time=float(np.abs(_exclusive(plain) - true).sum() / true.sum()),
         held=int(held),
         sites=len(true),
         resolved=float(true[resolved].sum() / true.sum()),
@@ -91,6 +102,10 @@ def _compared(ledger: Ledger, plain: Ledger, true: np.ndarray) -> Outcome:
         joint=_twins(ledger, true),
         conserves=abs(parts / rail.energy.energy_j - 1),
     )
+
+
+def _exclusive(ledger: Ledger) -> np.ndarray:
+    return np.array([site.rails[0].exclusive.energy_j for site in ledger.sites])
 
 
 def _twins(ledger: Ledger, true: np.ndarray) -> float:
@@ -102,7 +117,8 @@ def _twins(ledger: Ledger, true: np.ndarray) -> float:
     return float(abs(entry.joint.energy_j / true[group].sum() - 1))
 
 
-def _row(program: str, meter: str, runs: list[Outcome]) -> str:
+def _row(runs: list[Outcome]) -> str:
+    program, meter = runs[0].program, runs[0].meter
     held, sites = sum(run.held for run in runs), sum(run.sites for run in runs)
     joints = [run.joint for run in runs if not np.isnan(run.joint)]
     joint = (
@@ -110,61 +126,85 @@ def _row(program: str, meter: str, runs: list[Outcome]) -> str:
         if program.startswith("twins") and joints
         else ""
     )
+    error, known, by_time, resolved = (
+        100 * float(np.mean([getattr(run, name) for run in runs]))
+        for name in ("error", "known", "by_time", "resolved")
+    )
+    worst = 100 * max(run.worst for run in runs)
     return (
-        f"| {program} | {meter} | {100 * np.mean([run.error for run in runs]):.1f} % | {100 * np.mean([run.by_time for run in runs]):.0f} % "
-        f"| {100 * held / sites:.1f} % | {100 * np.mean([run.resolved for run in runs]):.0f} % "
-        f"| {100 * max(run.worst for run in runs):.0f} % | {joint} | {sites} |"
+        f"| {program} | {meter} | {error:.1f} % | {known:.1f} % | {by_time:.0f} % | {100 * held / sites:.1f} % "
+        f"| {resolved:.0f} % | {worst:.0f} % | {joint} | {sites} |"
     )
 
 
-def table(
-    programs: list[str], meters: list[str], seeds: range, duration_s: float, jobs: int
-) -> tuple[str, float]:
-    """The rows of the table, and the worst relative failure to conserve."""
-    worst = 0.0
+def table(runs: list[Outcome], house: str) -> str:
+    """The rows of a house's table."""
     rows = []
+    for program in HOUSES[house].PROGRAMS:
+        for meter in HOUSES[house].METERS:
+            mine = [run for run in runs if (run.house, run.program, run.meter) == (house, program, meter)]
+            rows += [_row(mine)] if mine else []
+    seeds = sorted({run.seed for run in runs if run.house == house})
+    worst = max(run.conserves for run in runs if run.house == house)
+    note = f"Seeds {seeds[0]} to {seeds[-1]}; totals conserve to {worst:.1e} relative."
+    return HEAD + "\n".join(rows) + "\n\n" + note
+
+
+def measured(
+    house: str, programs: list[str], meters: list[str], seeds: range, duration_s: float, jobs: int
+) -> list[Outcome]:
+    """All runs, row by row."""
+    made: list[Outcome] = []
     with ProcessPoolExecutor(jobs) as pool:
         for program in programs:
             for meter in meters:
                 count = len(seeds)
-                runs = list(
-                    pool.map(outcome, [program] * count, [meter] * count, seeds, [duration_s] * count)
-                )
-                worst = max(worst, *(run.conserves for run in runs))
-                rows.append(_row(program, meter, runs))
-                print(rows[-1], file=sys.stderr, flush=True)
-    return HEAD + "\n".join(rows), worst
+                arguments = [house] * count, [program] * count, [meter] * count, seeds, [duration_s] * count
+                runs = list(pool.map(outcome, *arguments))
+                made += runs
+                print(_row(runs), file=sys.stderr, flush=True)
+    return made
+
+
+def _written(page: Path, house: str, text: str) -> None:
+    begin, end = (f"<!-- attribution table, {house}: {each} -->" for each in ("begin", "end"))
+    before, rest = page.read_text().split(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}")
 
 
 def main() -> None:
-    """Prints the table, or writes it between the marks of a page."""
+    """Prints the table, writes it between the marks of a page, or keeps the runs for later."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--house", choices=HOUSES, default="usual", help="whose machines")
     parser.add_argument("--program", default="", help="only programs whose name holds this")
     parser.add_argument("--meter", default="", help="only meters whose name holds this")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--duration", type=float, default=20.0, help="seconds that a program runs")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--write", type=Path, help="put the table into this page")
+    parser.add_argument("--part", type=Path, help="keep the runs in this file")
+    parser.add_argument("--merge", type=Path, nargs="+", help="runs kept before, in place of new ones")
+    parser.add_argument("--write", type=Path, help="put the tables into this page")
     args = parser.parse_args()
-    started = time.time()
-    programs = [name for name in machines.PROGRAMS if args.program in name]
-    meters = [name for name in machines.METERS if args.meter in name]
-    seeds = range(args.first, args.first + args.seeds)
-    made, worst = table(programs, meters, seeds, args.duration, args.jobs)
-    command = (
-        f"python benchmarks/accuracy.py --seeds {args.seeds} --first {args.first} --write docs/accuracy.md"
-    )
-    note = f"Made by `{command}` in {time.time() - started:.0f} s; totals conserve to {worst:.1e} relative."
-    text = f"{BEGIN}\n\n{made}\n\n{note}\n\n{END}"
-    if args.write is None:
-        print(text)
+    if args.merge:
+        runs = [Outcome(**each) for path in args.merge for each in json.loads(path.read_text())]
+    else:
+        house = HOUSES[args.house]
+        programs = [name for name in house.PROGRAMS if args.program in name]
+        meters = [name for name in house.METERS if args.meter in name]
+        seeds = range(args.first, args.first + args.seeds)
+        runs = measured(args.house, programs, meters, seeds, args.duration, args.jobs)
+    if args.part:
+        args.part.write_text(json.dumps([asdict(run) for run in runs]))
         return
-    page = args.write.read_text()
-    before, rest = page.split(BEGIN)
-    args.write.write_text(before + text + rest.split(END)[1])
+    for name in HOUSES:
+        if any(run.house == name for run in runs):
+            text = table(runs, name)
+            print(text)
+            if args.write:
+                _written(args.write, name, text)
 
 
 if __name__ == "__main__":

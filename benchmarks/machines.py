@@ -8,7 +8,7 @@ on purpose and drawn from a seed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,18 +43,48 @@ class Machine:
         return np.interp(t_ns - origin, self.knots_ns - origin, self.energy_j)
 
 
+def scattered(rng: np.random.Generator, count: int) -> np.ndarray:
+    """What calls draw in units of their site's power (n,)."""
+    return np.maximum(0.05, 1 + 0.06 * rng.standard_normal(count))
+
+
+def drifting(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+    """Idle's watts (k,) at parts ``x`` of the run: a trend and a slow wave."""
+    idle_w = rng.uniform(10, 50)
+    change, wave = rng.uniform(-0.05, 0.05), rng.uniform(0, 0.01)
+    turn = 2 * np.pi * (x * rng.uniform(0.3, 1.0) + rng.random())
+    return idle_w * (1 + change * x + wave * np.sin(turn))
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How calls of one site differ from each other, and how idle goes."""
+
+    calls: Callable[[np.random.Generator, int], np.ndarray] = scattered
+    idle: Callable[[np.random.Generator, np.ndarray], np.ndarray] = drifting
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a meter showed, and the same with what no meter tells: a counter's stamps are the moments whose energy it
+    showed, a gauge's rail states lag and window."""
+
+    timeline: Timeline
+    known: Timeline
+
+
 def machine(
     rng: np.random.Generator,
     rows: list[tuple[int, int, int, int, int]],
     names: list[str],
     powers: np.ndarray,
     end_ns: int,
-    variation: float = 0.06,
-    hole_ns: tuple[int, int] | None = None,
+    habits: Habits | None = None,
 ) -> Machine:
     """A machine that runs ``rows`` of (site, lane, start, end, parent) with site powers and a drifting idle."""
+    habits = habits or Habits()
     site, lane, start, end, parent = (np.array(column) for column in zip(*rows, strict=True))
-    call_w = powers[site] * np.maximum(0.05, 1 + variation * rng.standard_normal(len(site)))
+    call_w = powers[site] * habits.calls(rng, len(site))
     times = np.concatenate([start, end])
     step = np.concatenate([call_w, -call_w])
     nested = parent >= 0
@@ -66,10 +96,7 @@ def machine(
     knots = np.unique(np.concatenate([times, drift]))
     level = np.concatenate([[0.0], np.cumsum(step[order])])
     dynamic_w = level[np.searchsorted(times[order], knots[:-1], side="right")]
-    idle_w = rng.uniform(10, 50)
-    change, wave = rng.uniform(-0.05, 0.05), rng.uniform(0, 0.01)
-    x = knots / end_ns
-    power = idle_w * (1 + change * x + wave * np.sin(2 * np.pi * (x * rng.uniform(0.3, 1.0) + rng.random())))
+    power = habits.idle(rng, knots / end_ns)
     idle_steps = (power[1:] + power[:-1]) / 2 * np.diff(knots) / S
     energy = np.concatenate([[0.0], np.cumsum(idle_steps + dynamic_w * np.diff(knots) / S)])
     own = (end - start).astype(float)
@@ -83,7 +110,7 @@ def machine(
         end.astype(np.int64),
         parent.astype(np.int64),
     )
-    return Machine(sites, spans, call_w, knots, energy, dynamic, float(idle_steps.sum()), hole_ns)
+    return Machine(sites, spans, call_w, knots, energy, dynamic, float(idle_steps.sum()))
 
 
 # Programs -------------------------------------------------------------------------------------------
@@ -195,11 +222,7 @@ def holed(rng: np.random.Generator, duration_s: float) -> Machine:
     """A shuffled loop during which the meter says nothing for a while."""
     made = loop(rng, duration_s, shuffled=True)
     middle = made.knots_ns[-1] * rng.uniform(0.35, 0.6)
-    return Machine(**{**_fields(made), "hole_ns": (int(middle), int(middle + rng.uniform(0.5, 2.0) * S))})
-
-
-def _fields(made: Machine) -> dict[str, object]:
-    return {name: getattr(made, name) for name in made.__dataclass_fields__}
+    return replace(made, hole_ns=(int(middle), int(middle + rng.uniform(0.5, 2.0) * S)))
 
 
 PROGRAMS: dict[str, Callable[[np.random.Generator, float], Machine]] = {
@@ -241,15 +264,19 @@ def counter(
     quantum_j: float,
     range_j: float | None,
     told: bool = True,
-) -> Timeline:
+    tick_jitter: float = 0.02,
+    reads: Callable[[np.random.Generator, Machine, float], np.ndarray] | None = None,
+) -> Read:
     """A counter that advances at its own ticks and is read at another pace."""
     ticks = (
         np.zeros(1)
         if tick_ns <= 0
-        else np.cumsum(tick_ns * (1 + 0.02 * rng.standard_normal(int(made.knots_ns[-1] / tick_ns) + 2)))
+        else np.cumsum(
+            tick_ns * (1 + tick_jitter * rng.standard_normal(int(made.knots_ns[-1] / tick_ns) + 2))
+        )
         - tick_ns * rng.random()
     )
-    read = _reads(rng, made, period_ns)
+    read = (reads or _reads)(rng, made, period_ns)
     tick = ticks[np.maximum(np.searchsorted(ticks, read, side="right") - 1, 0)] if tick_ns > 0 else read
     value = np.floor(made.energy(tick - lag_ns) / quantum_j) * quantum_j
     if range_j is not None:
@@ -264,7 +291,17 @@ def counter(
         lag_ns=int(lag_ns) if told else None,
         range_j=range_j,
     )
-    return timeline.from_readings(rail, stamp, value)
+    shown = timeline.from_readings(rail, stamp, value)
+    return Read(shown, _at_moments(shown, (tick - lag_ns).astype(np.int64)))
+
+
+def _at_moments(shown: Timeline, moment_ns: np.ndarray) -> Timeline:
+    """A counter's readings with the moments that they showed for stamps; of the same moment's the first."""
+    kept = np.flatnonzero(np.append(True, np.diff(moment_ns) > 0))
+    broken = np.concatenate([[0], np.cumsum(shown.unknown)])
+    rail = replace(shown.rail, lag_ns=0)
+    unknown = np.diff(broken[kept]) > 0
+    return replace(shown, rail=rail, t_ns=moment_ns[kept], energy_j=shown.energy_j[kept], unknown=unknown)
 
 
 def gauge(
@@ -277,9 +314,10 @@ def gauge(
     quantum_w: float,
     noise: float,
     told: bool = True,
-) -> Timeline:
+    reads: Callable[[np.random.Generator, Machine, float], np.ndarray] | None = None,
+) -> Read:
     """A gauge that averages over a window of its own before each sample."""
-    read = _reads(rng, made, period_ns)
+    read = (reads or _reads)(rng, made, period_ns)
     upto = read - lag_ns
     watts = (made.energy(upto) - made.energy(upto - window_ns)) / (window_ns / S)
     watts = np.round(watts * (1 + noise * rng.standard_normal(len(read))) / quantum_w) * quantum_w
@@ -291,11 +329,12 @@ def gauge(
         period_ns=int(period_ns),
         lag_ns=int(lag_ns) if told else None,
     )
-    return timeline.from_readings(rail, read, watts)
+    shown = timeline.from_readings(rail, read, watts)
+    return Read(shown, replace(shown, rail=replace(rail, lag_ns=int(lag_ns), window_ns=int(window_ns))))
 
 
-def _rapl(period_ms: float) -> Callable[[np.random.Generator, Machine], Timeline]:
-    def read(rng: np.random.Generator, made: Machine) -> Timeline:
+def _rapl(period_ms: float) -> Callable[[np.random.Generator, Machine], Read]:
+    def read(rng: np.random.Generator, made: Machine) -> Read:
         wrap = made.energy_j[-1] * rng.uniform(0.2, 0.6)
         return counter(
             rng,
@@ -313,7 +352,7 @@ def _rapl(period_ms: float) -> Callable[[np.random.Generator, Machine], Timeline
 GPU_TICKS = (0.5, 0.25, 0.25)
 
 
-def _gpu_counter(rng: np.random.Generator, made: Machine) -> Timeline:
+def _gpu_counter(rng: np.random.Generator, made: Machine) -> Read:
     # Some ticks are when the counter is asked, some every 5 ms, some at the pace of the reads.
     tick_ns = float(rng.choice([0, 5, 20 * rng.uniform(0.99, 1.01)], p=GPU_TICKS)) * MS
     return counter(
@@ -328,7 +367,7 @@ def _gpu_counter(rng: np.random.Generator, made: Machine) -> Timeline:
     )
 
 
-def _averaged(rng: np.random.Generator, made: Machine) -> Timeline:
+def _averaged(rng: np.random.Generator, made: Machine) -> Read:
     return gauge(
         rng,
         made,
@@ -341,7 +380,7 @@ def _averaged(rng: np.random.Generator, made: Machine) -> Timeline:
     )
 
 
-def _part_time(rng: np.random.Generator, made: Machine) -> Timeline:
+def _part_time(rng: np.random.Generator, made: Machine) -> Read:
     return gauge(
         rng,
         made,
@@ -354,7 +393,7 @@ def _part_time(rng: np.random.Generator, made: Machine) -> Timeline:
     )
 
 
-def _wall(rng: np.random.Generator, made: Machine) -> Timeline:
+def _wall(rng: np.random.Generator, made: Machine) -> Read:
     return gauge(
         rng,
         made,
@@ -367,7 +406,7 @@ def _wall(rng: np.random.Generator, made: Machine) -> Timeline:
     )
 
 
-METERS: dict[str, Callable[[np.random.Generator, Machine], Timeline]] = {
+METERS: dict[str, Callable[[np.random.Generator, Machine], Read]] = {
     "RAPL at 10 ms": _rapl(10),
     "RAPL at 1 ms": _rapl(1),
     "GPU counter 20 ms": _gpu_counter,

@@ -126,10 +126,7 @@ def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, li
     seen = _seen(timeline, response)
     explained = _union(busy, idle.quiet)
     gap = _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
-    found = _mixed(
-        [estimate(timeline, occupancy, guess, idle, seen, gap) for guess in guesses],
-        np.array([guess.score for guess in guesses]),
-    )
+    found = _mixed([estimate(timeline, occupancy, guess, idle, seen, gap) for guess in guesses])
     response = found.response
     whole = _balanced(timeline, response, found, seen)
     rail = _rail_ledger(
@@ -138,7 +135,7 @@ def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, li
     return rail, _entries(timeline, occupancy, found, seen, whole)
 
 
-def _mixed(found: Sequence[Estimate], score: Floats) -> Estimate:
+def _mixed(found: Sequence[Estimate]) -> Estimate:
     """One estimate from those under several responses, each weighed by how likely readings are under it.
 
     Where they disagree, that widens the intervals: the covariance is the mean one plus that of the means.
@@ -146,6 +143,7 @@ def _mixed(found: Sequence[Estimate], score: Floats) -> Estimate:
     if len(found) == 1:
         return found[0]
     # The scores look at some rows only, and take their errors for better known than they are.
+    score = np.array([each.score for each in found])
     weight = np.exp((score - score.max()) / 2)
     weight /= weight.sum()
     means = np.array([each.energies.mean for each in found])

@@ -52,14 +52,18 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """Where rows may begin and end: moments int64 (m, b), and how likely each is (m, b). ``doubt_s`` (m,) is how far
-    each row's end may lie from its mean."""
+    """Where rows may begin and end: moments int64 (m, b), and how likely each is (m, b).
+
+    ``doubt_s`` (m,) is how far each row's end may lie from its mean.
+    """
 
     start_ns: Ints
     start_share: Floats
     end_ns: Ints
     end_share: Floats
     doubt_s: Floats
+    own: bool = True
+    """Whether a row's own joules had a say in where its edges lie."""
 
     def take(self, first: Any, last: Any) -> Edges:
         """Rows that begin as the ``first`` of these and end as the ``last`` of them."""
@@ -69,6 +73,7 @@ class Edges:
             self.end_ns[last],
             self.end_share[last],
             self.doubt_s[last],
+            self.own,
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from joulemeter.columns import Columns, call_seconds, columns, own_seconds, seen_seconds
 from joulemeter.design import (
     Design,
     Response,
@@ -24,7 +25,7 @@ from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extr
 from joulemeter.occupancy import Occupancy
 from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
 from joulemeter.response import Found
-from joulemeter.ticks import Curve, Steps, Ticks, bins_of, curve, follow, paced, rows_of, steps_of
+from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, bins_of, curve, follow, paced, rows_of, steps_of
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
-
-MOST_COLUMNS = 400
-"""Sites that get a power of their own; those that ran least share one, and its uncertainty."""
 
 WORK = 2.0e10
 """Multiplications spent on normal equations: beyond it neighbouring readings are added up first."""
@@ -48,14 +46,17 @@ ROUGH = 20_000
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
 
-FOLLOWED = 3
-"""How often a counter's ticks are followed with the powers found before."""
+FOLLOWED = 6
+"""How often a counter's ticks are followed, at most, with the powers found before."""
+
+SETTLED = 0.003
+"""Part of the energy that changes hands from one turn to the next when it is enough."""
+
+ONWARD = 2.0
+"""How far the powers would still go if their ticks were followed on and on, in units of the last turn."""
 
 SCANNED_ROWS = 300
 """Readings in a row by which a counter's pace is found."""
-
-MOST_SINGLE = 60
-"""Long calls that get a power of their own."""
 
 STEADY_S = 0.01
 """Within a long call, power is taken to wander on its own from one hundredth of a second to the next."""
@@ -67,6 +68,9 @@ MARGIN = 1.4
 """Variances are at least this much larger than the model's own: it takes noise, outliers and response as if
 they were
 known exactly, which on simulated machines makes it too sure by about a fifth."""
+
+FOLLOWED_MARGIN = 2.0
+"""The same of a counter that ticks about as rarely as it is read: ages err alike for many readings."""
 
 GAUGE_MARGIN = 2.0
 """The same of a gauge, whose window too is only known from a few hundred samples."""
@@ -89,7 +93,8 @@ class Estimate:
 
     ``seconds`` (c,) is how long each column was seen; ``power_w`` (c,), ``energies`` and ``idle`` are
     posteriors;
-    ``variation`` is κ of ``noise``; ``call_s`` (c,) the usual length of a call.
+    ``variation`` is κ of ``noise``; ``call_s`` (c,) the usual length of a call; ``score`` how likely the
+    readings are, a logarithm.
     """
 
     seconds: Floats
@@ -99,6 +104,7 @@ class Estimate:
     variation: float
     call_s: Floats
     response: Response
+    score: float = 0.0
 
 
 def estimate(
@@ -107,12 +113,12 @@ def estimate(
     """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span
     explains of it."""
     response = guess.response
-    own = _own_seconds(occupancy)
-    kept = _columns(occupancy, own, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
-    call_s = np.append(_call_seconds(kept.occupancy, own), 1e-3)
+    own = own_seconds(occupancy)
+    kept = columns(occupancy, own, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
+    call_s = np.append(call_seconds(kept.occupancy, own), 1e-3)
     call_s[:-1][kept.single] = np.minimum(call_s[:-1][kept.single], STEADY_S)
     span = np.array([seen.start_ns[0], seen.end_ns[-1]])
-    seconds = np.append(_seen_seconds(kept.occupancy, seen), gap.seconds_between(span).sum())
+    seconds = np.append(seen_seconds(kept.occupancy, seen), gap.seconds_between(span).sum())
     made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
     if len(made) == 0:
         return _nothing(occupancy, idle, response)
@@ -124,37 +130,48 @@ def estimate(
         response = moved
         made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
         run = _fitted(made, guess, idle, seconds, call_s, kept, run)
+    score = guess.score
     if timeline.rail.kind == "counter" and 8 < len(timeline.t_ns) < ROUGH:
-        run, response = _with_ticks(timeline, run, kept, gap, idle, response, seconds, call_s, guess)
-    return _spread_out(run, kept, occupancy, own, seen, idle, response)
+        run, response, score = _with_ticks(timeline, run, kept, gap, idle, response, seconds, call_s, guess)
+    return replace(_spread_out(run, kept, occupancy, own, seen, idle, response), score=score)
 
 
 def _with_ticks(
     timeline: Timeline,
     run: _Fit,
-    kept: _Columns,
+    kept: Columns,
     gap: Stretches,
     idle: Idle,
     response: Response,
     seconds: Floats,
     call_s: Floats,
     guess: Found,
-) -> tuple[_Fit, Response]:
-    """The fit with each reading's age followed, in turns with the powers."""
+) -> tuple[_Fit, Response, float]:
+    """The fit with each reading's age followed, in turns with the powers; and how likely the readings are."""
     told = timeline.rail.lag_ns is not None
-    ticks = Ticks(max(response.lag_ns - response.window_ns / 2, 0.0), response.window_ns, 0.02)
-    if told:
-        ticks = replace(ticks, lag_ns=float(timeline.rail.lag_ns or 0))
+    lag = timeline.rail.lag_ns or 0 if told else max(response.lag_ns - response.window_ns / 2, 0.0)
+    ticks, score = Ticks(float(lag), float(response.window_ns), 0.02), guess.score
+    moved = np.zeros(len(seconds))
     for turn in range(FOLLOWED):
         steps, energy = _steps(timeline, run, kept, gap, idle)
         if turn < 2:
-            ticks = paced(steps.take(_busiest(steps)), energy, ticks, told)
-        if ticks.period_ns < 1e5:
-            return run, response
+            ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0)
         ages = follow(steps, energy, ticks, bins_of(ticks))
-        made = _rows(rows_of(timeline, ticks, steps, ages), idle, kept.occupancy, gap, call_s)
-        run = _fitted(made, guess, idle, seconds, call_s, kept, run)
-    return run, Response(int(ticks.lag_ns + ticks.period_ns / 2), int(ticks.period_ns))
+        score = ages.score
+        asked = ticks.period_ns <= ASKED_NS
+        if asked and response.window_ns == 0:
+            break
+        response = Response(int(ticks.lag_ns + ticks.period_ns / 2), 0 if asked else int(ticks.period_ns))
+        rows = windows(timeline, response) if asked else rows_of(timeline, ticks, steps, ages)
+        made = _rows(rows, idle, kept.occupancy, gap, call_s)
+        last, run = run, _fitted(made, guess, idle, seconds, call_s, kept, run)
+        moved = run.energies.mean - last.energies.mean
+        if turn > 0 and np.abs(moved).sum() < SETTLED * np.abs(run.energies.mean).sum():
+            break
+    # Powers and ages find each other slowly: what further turns would change is not known.
+    left = np.outer(moved, moved) * ONWARD**2
+    energies = replace(run.energies, covariance=run.energies.covariance + left)
+    return replace(run, energies=energies), response, score
 
 
 def _busiest(steps: Steps) -> slice:
@@ -165,7 +182,7 @@ def _busiest(steps: Steps) -> slice:
     return slice(low, min(low + SCANNED_ROWS, len(steps.t_ns)))
 
 
-def _steps(timeline: Timeline, run: _Fit, kept: _Columns, gap: Stretches, idle: Idle) -> tuple[Steps, Curve]:
+def _steps(timeline: Timeline, run: _Fit, kept: Columns, gap: Stretches, idle: Idle) -> tuple[Steps, Curve]:
     site_w = run.powers.site
     step_s = float(np.median(np.diff(timeline.t_ns))) / 1e9
     scatter = curve(kept.occupancy, gap, run.noise.variation * site_w**2 * np.minimum(run.call_s, step_s))
@@ -191,53 +208,6 @@ def _moved(timeline: Timeline, response: Response, run: _Fit, least: float) -> R
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
-    """Which powers are sought. ``occupancy`` is in those columns; ``site`` (c,) is the site that each
-    belongs to, −1
-    for the one that the rarest sites share; ``single`` bool (c,) marks columns that are one long call;
-    ``rare`` are the sites (s,) that share a column.
-    """
-
-    occupancy: Occupancy
-    site: Ints
-    single: NDArray[np.bool_]
-    rare: NDArray[np.bool_]
-
-
-def _columns(occupancy: Occupancy, own: Floats, seen: Stretches, step_s: float) -> _Columns:
-    """A column a site; the rarest share one; long calls, whose own deviation many readings see, get one
-    each."""
-    count = len(occupancy.sites)
-    rare = np.zeros(count, bool)
-    column, sites, site = occupancy.column, list(occupancy.sites), np.arange(count)
-    if count > MOST_COLUMNS:
-        alone = _seen_seconds(occupancy, seen)
-        order = np.argsort(-alone)
-        rare[order[MOST_COLUMNS - 1 :]] = True
-        place = np.where(rare, MOST_COLUMNS - 1, np.cumsum(~rare) - 1)
-        column = place[column]
-        sites = [each for each, few in zip(sites, rare, strict=True) if not few] + [sites[int(order[-1])]]
-        site = np.append(np.flatnonzero(~rare), -1)
-    long = _long_calls(occupancy, own, max(5 * step_s, 0.2))
-    if not len(long) and not rare.any():
-        return _Columns(occupancy, site, np.zeros(count, bool), rare)
-    column = column.astype(np.int32).copy()
-    owner = column[long]
-    column[long] = len(site) + np.arange(len(long))
-    split = replace(occupancy, sites=(*sites, *(sites[at] for at in owner)), column=column)
-    single = np.append(np.zeros(len(site), bool), np.ones(len(long), bool))
-    return _Columns(split, np.append(site, site[owner]), single, rare)
-
-
-def _long_calls(occupancy: Occupancy, own: Floats, least_s: float) -> Ints:
-    """The longest calls (rows) that run for at least ``least_s``, mostly by themselves."""
-    some = np.flatnonzero(own >= least_s)
-    length = (occupancy.end_ns[some] - occupancy.start_ns[some]) / 1e9
-    some = some[own[some] > 0.5 * length]
-    return some[np.argsort(-own[some])[:MOST_SINGLE]]
-
-
-@dataclass(frozen=True, slots=True)
 class _Fit:
     seconds: Floats
     powers: Powers
@@ -248,47 +218,14 @@ class _Fit:
     around_ns: int
 
 
-def _seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
-    """Innermost-running seconds of each column within what was seen (c,)."""
-    count = len(occupancy.sites)
-    if not len(occupancy):
-        return np.zeros(count)
-    if len(seen) == 1:
-        low, high = seen.start_ns[0], seen.end_ns[0]
-        length = np.clip(occupancy.end_ns, low, high) - np.clip(occupancy.start_ns, low, high)
-    else:
-        length = seen.gathered_ns(occupancy.end_ns) - seen.gathered_ns(occupancy.start_ns)
-    nested = occupancy.enclosing >= 0
-    inner = np.bincount(
-        occupancy.column[occupancy.enclosing[nested]], weights=length[nested], minlength=count
-    )
-    return np.asarray(
-        np.maximum(np.bincount(occupancy.column, weights=length, minlength=count) - inner, 0.0) / 1e9
-    )
-
-
-def _call_seconds(occupancy: Occupancy, own: Floats) -> Floats:
-    """How long a call of each column runs without a break, longer calls counting more: Σd²/Σd (c,)."""
-    count = len(occupancy.sites)
-    once, twice = (np.bincount(occupancy.column, weights=own**power, minlength=count) for power in (1, 2))
-    return np.asarray(np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0))
-
-
-def _own_seconds(occupancy: Occupancy) -> Floats:
-    """Seconds that each span ran by itself (n,)."""
-    length = (occupancy.end_ns - occupancy.start_ns) / 1e9
-    nested = occupancy.enclosing >= 0
-    inner = np.bincount(occupancy.enclosing[nested], weights=length[nested], minlength=len(occupancy))
-    return np.asarray(np.maximum(length - inner, 0.0))
-
-
 def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
     """The design of those rows in which anything but idle may have happened."""
     quiet = idle.quiet
     inside = quiet.gathered_ns(rows.end_ns) - quiet.gathered_ns(rows.start_ns) >= rows.end_ns - rows.start_ns
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
-    rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, 1 if rows.edges is not None else ticks_apart(rows)))
+    apart = 1 if rows.edges is not None else ticks_apart(rows)
+    rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, apart))
     return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), blur_ns(rows))
 
 
@@ -298,7 +235,7 @@ def _fitted(
     idle: Idle,
     seconds: Floats,
     call_s: Floats,
-    kept: _Columns,
+    kept: Columns,
     before: _Fit | None = None,
 ) -> _Fit:
     spent = float(plain.windows.energy_j.sum() - (plain.idle @ idle.mean_w).sum())
@@ -391,6 +328,8 @@ def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, e
     # Columns whose rows say less than their prior tell nothing of V.
     told = said * at**2 > 4
     least = MARGIN if made.windows.linked.any() else GAUGE_MARGIN
+    if made.windows.edges is not None and not made.windows.edges.own:
+        least = FOLLOWED_MARGIN
     if len(starts) < 8 or not told.any():
         return least
     return float(np.clip(np.mean(seen[told] / said[told]), least, 25.0))
@@ -431,7 +370,7 @@ def _expected(made: Design, found: Powers) -> Floats:
     )
 
 
-def _alike(kept: _Columns) -> Floats:
+def _alike(kept: Columns) -> Floats:
     """What pulls the long calls of one site towards each other: a precision (c, c) in units of the usual
     power."""
     count = len(kept.site) + 1
@@ -442,7 +381,7 @@ def _alike(kept: _Columns) -> Floats:
     return pull
 
 
-def _power_prior(usual_w: float, shape: float, kept: _Columns) -> PowerPrior:
+def _power_prior(usual_w: float, shape: float, kept: Columns) -> PowerPrior:
     """The prior of each column: the program as a whole, and what no span explains, may well draw nothing.
 
     The long calls of one site share its prior, so each has the n-th part of its weight.
@@ -516,7 +455,7 @@ def _nothing(occupancy: Occupancy, idle: Idle, response: Response) -> Estimate:
 
 def _spread_out(
     run: _Fit,
-    kept: _Columns,
+    kept: Columns,
     occupancy: Occupancy,
     own_s: Floats,
     seen: Stretches,
@@ -533,7 +472,7 @@ def _spread_out(
         idle, mean_w=run.powers.mean[knots], covariance=idle.covariance if len(idle.quiet) else known
     )
     same = kept.occupancy is occupancy
-    alone = run.seconds[:-1] if same else _seen_seconds(occupancy, seen)
+    alone = run.seconds[:-1] if same else seen_seconds(occupancy, seen)
     weights = np.zeros((count + 1, columns))
     own = np.flatnonzero(kept.site >= 0)
     weights[kept.site[own], own] = 1.0
@@ -554,6 +493,6 @@ def _spread_out(
         made,
         posterior,
         run.noise.variation,
-        np.append(_call_seconds(occupancy, own_s), 1e-3),
+        np.append(call_seconds(occupancy, own_s), 1e-3),
         response,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import linalg, sparse
 
-from joulemeter.design import Design, Response, Windows, hats, smeared_ns, spacing_ns
+from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns, spacing_ns
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
 from joulemeter.occupancy import Occupancy, around, seconds_between
 from joulemeter.reading import Rail
@@ -27,6 +27,9 @@ ROWS = 1_200
 
 SITES = 24
 """Sites that keep a power of their own while the response is sought; the others share one."""
+
+GRID = 150_000
+"""Moments at which it is noted who has run for how long."""
 
 SHORTLIST = 48
 """Pairs of lag and window, likely at a glance, that are weighed with care."""
@@ -70,6 +73,16 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
         return [Found(told, 0.0, 0.05 * step, 0.0)]
     search = _Search(timeline, occupancy, idle_w, told)
     pairs = _first_pairs(told, lag_known, window_known, step, gauge)
+    if lag_known and not gauge:
+        # Only the ticks are sought: which of their classes, here; their pace, as they are followed.
+        return [
+            Found(
+                max(zip(search.weigh(pairs), pairs, strict=True), key=lambda pair: pair[0])[1],
+                0.0,
+                0.05 * step,
+                0.0,
+            )
+        ]
     least = told.lag_ns if lag_known else 0
     return _narrowed(search, pairs, step, least, lag_known and gauge, window_known)
 
@@ -96,17 +109,14 @@ def _first_pairs(
         lags = np.array([told.lag_ns])
     elif lag_known:
         # A counter shows the last tick: on average half a tick more than the lag it states.
-        lags = told.lag_ns + np.arange(0, 21) * max(min(step, 25_000_000) // 20, 1)
+        return [Response(told.lag_ns + int(span) // 2, int(span)) for span in _ticks(step)]
     else:
         # Calls of milliseconds make peaks of milliseconds: a coarser grid would step over the right one.
         fine = np.arange(0, 150_000_000, 2_500_000 if gauge else 5_000_000)
         coarse = np.linspace(0, max(LONGEST_LAG_NS, 2 * step), 61 if gauge else 121)
         lags = np.unique(np.concatenate([fine, coarse.astype(np.int64)]))
     if not gauge:
-        least = told.lag_ns if lag_known else 0
-        return [
-            Response(int(lag), int(span)) for span in _ticks(step) for lag in lags if lag - span // 2 >= least
-        ]
+        return [Response(int(lag), int(span)) for span in _ticks(step) for lag in lags if lag >= span // 2]
     spans = np.array([told.window_ns]) if window_known else _spans(step, told.window_ns)
     return [Response(int(lag), int(span)) for span in spans for lag in lags]
 
@@ -185,7 +195,7 @@ def _modes(scored: dict[Response, float], step: int, counter: bool) -> list[Resp
     chosen: list[Response] = []
     highest = max(scored.values())
     for pair in sorted(scored, key=lambda each: -scored[each]):
-        if scored[pair] < highest - BARELY or len(chosen) == MOST_MODES:
+        if scored[pair] < highest - BARELY or len(chosen) == (2 if counter else MOST_MODES):
             break
         if all(_apart(pair, other, step, counter) for other in chosen):
             chosen.append(pair)
@@ -229,11 +239,10 @@ class _Search:
         self._idle_w = idle_w
         self._rows = _excerpt(timeline, occupancy)
         longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * spacing_ns(timeline))
-        self._occupancy = _nearby(
-            occupancy, self._rows, longest + max(LONGEST_LAG_NS, 2 * spacing_ns(timeline))
-        )
-        self._columns = _busiest(occupancy)
-        self._call_s = _group_calls(occupancy, self._columns)
+        near = _nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * spacing_ns(timeline)))
+        columns = _busiest(occupancy)
+        self._table = _Table(around(occupancy, near.start_ns, near.end_ns), columns, near)
+        self._call_s = _group_calls(occupancy, columns)
         self._noise = Noise(0.05**2, 0.1 * spacing_ns(timeline) / 1e9 if self.counter else 0.005)
         self._usual = self._noise
         self._quantum = 0.0
@@ -281,27 +290,23 @@ class _Search:
     def _designs(self, pairs: list[Response]) -> Iterator[Design]:
         rows = self._rows
         stamps = rows.t_ns
-        for some in _batches(pairs):
-            back = np.unique([pair.lag_ns + each for pair in some for each in self._edges(pair)])
-            gathered = _gathered(self._occupancy, self._columns, stamps, back)
-            place = {int(each): at for at, each in enumerate(back)}
-            for pair in some:
-                if self.counter:
-                    upto = gathered[[place[pair.lag_ns + each] for each in self._edges(pair)]].mean(axis=0)
-                    start, end = stamps[:-1] - pair.lag_ns, stamps[1:] - pair.lag_ns
-                    seconds, joules = np.diff(upto, axis=0), rows.step_j
-                else:
-                    start, end = stamps[1:] - pair.lag_ns - pair.window_ns, stamps[1:] - pair.lag_ns
-                    upto = gathered[place[pair.lag_ns]]
-                    seconds = (upto - gathered[place[pair.lag_ns + pair.window_ns]])[1:]
-                    joules = rows.step_j / np.diff(stamps) * pair.window_ns
-                linked = np.append(False, rows.known[:-1]) & self.counter
-                part = Windows(start, end, joules, linked, 0.0).take(rows.known)
-                seconds = seconds[rows.known]
-                spread = seconds * np.minimum(seconds, self._call_s)
-                ends = np.array([stamps[0], stamps[-1]])
-                idle = hats(ends, (part.start_ns + part.end_ns) / 2) * part.length_s[:, None]
-                yield Design(part, sparse.csr_matrix(seconds), sparse.csr_matrix(spread), idle, self._idle_w)
+        ends = np.array([stamps[0], stamps[-1]])
+        for pair in pairs:
+            upto = stamps - pair.lag_ns
+            if self.counter:
+                gathered = [self._table.at(upto - each) for each in self._edges(pair)]
+                start, end = upto[:-1], upto[1:]
+                seconds, joules = np.diff(sum(gathered) / len(gathered), axis=0), rows.step_j
+            else:
+                start, end = upto[1:] - pair.window_ns, upto[1:]
+                seconds = self._table.at(end) - self._table.at(start)
+                joules = rows.step_j / np.diff(stamps) * pair.window_ns
+            linked = np.append(False, rows.known[:-1]) & self.counter
+            part = Windows(start, end, joules, linked, 0.0).take(rows.known)
+            seconds = seconds[rows.known]
+            spread = seconds * np.minimum(seconds, self._call_s)
+            idle = hats(ends, (part.start_ns + part.end_ns) / 2) * part.length_s[:, None]
+            yield Design(part, sparse.csr_matrix(seconds), sparse.csr_matrix(spread), idle, self._idle_w)
 
     def _edges(self, pair: Response) -> list[int]:
         """How far before an edge to look: a gauge's window, or where a counter's tick may lie."""
@@ -315,11 +320,6 @@ def _jacobian(pair: Response, made: Design) -> float:
         if made.windows.linked.any() or pair.window_ns == 0
         else -len(made) * float(np.log(pair.window_ns / 1e9))
     )
-
-
-def _batches(pairs: list[Response]) -> Iterator[list[Response]]:
-    for low in range(0, len(pairs), 48):
-        yield pairs[low : low + 48]
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,11 +357,11 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
     return _Excerpt(t_ns[keep], np.where(joined, step[keep[:-1]], 0.0), joined & known[keep[:-1]])
 
 
-def _nearby(occupancy: Occupancy, rows: _Excerpt, reach: int) -> Occupancy:
-    """The spans that the excerpt's readings can have seen, whatever their lag and window."""
+def _nearby(rows: _Excerpt, reach: int) -> Stretches:
+    """The time that the excerpt's readings can have seen, whatever their lag and window."""
     breaks = np.flatnonzero(np.diff(rows.t_ns) > reach)
     first, last = np.append(0, breaks + 1), np.append(breaks, len(rows.t_ns) - 1)
-    return around(occupancy, rows.t_ns[first] - reach, rows.t_ns[last])
+    return Stretches(rows.t_ns[first] - reach, rows.t_ns[last])
 
 
 def _busiest(occupancy: Occupancy) -> Ints:
@@ -381,18 +381,32 @@ def _group_calls(occupancy: Occupancy, columns: Ints) -> Floats:
     return np.asarray(np.divide(twice, once, out=np.full(SITES + 1, 1e-3), where=once > 0))
 
 
-def _gathered(occupancy: Occupancy, columns: Ints, stamps: Ints, back: Ints) -> Floats:
-    """Seconds that each column has run by ``stamps − back``: shape (back, stamps, columns)."""
-    times = stamps[None, :] - back[:, None]
-    edges = np.unique(times)
-    if len(edges) < 2:
-        return np.zeros((len(back), len(stamps), SITES + 1))
-    fine = seconds_between(occupancy, edges)
-    group = sparse.csr_matrix(
-        (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), SITES + 1)
-    )
-    table = np.concatenate([np.zeros((1, SITES + 1)), np.cumsum((fine @ group).toarray(), axis=0)])
-    return np.asarray(table[np.searchsorted(edges, times)])
+class _Table:
+    """Seconds that each column has run by any time near the excerpt's readings, read off a fine grid."""
+
+    def __init__(self, occupancy: Occupancy, columns: Ints, stretches: Stretches) -> None:
+        whole_ns = int((stretches.end_ns - stretches.start_ns).sum())
+        self._grain_ns = max(whole_ns // GRID, 10_000)
+        self._start_ns = stretches.start_ns
+        group = sparse.csr_matrix(
+            (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), SITES + 1)
+        )
+        tables = []
+        for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
+            edges = np.arange(start, end + 2 * self._grain_ns, self._grain_ns)
+            fine = (seconds_between(occupancy, edges) @ group).toarray()
+            tables.append(np.concatenate([np.zeros((1, SITES + 1)), np.cumsum(fine, axis=0)]))
+        self._first = np.cumsum([0, *(len(table) for table in tables[:-1])])
+        self._upto = np.concatenate(tables)
+
+    def at(self, t_ns: Ints) -> Floats:
+        """Seconds (n, columns) by each time, from the start of the stretch that it lies in."""
+        stretch = np.maximum(np.searchsorted(self._start_ns, t_ns, side="right") - 1, 0)
+        place = (t_ns - self._start_ns[stretch]) / self._grain_ns
+        whole = np.maximum(place.astype(np.int64), 0)
+        row = np.minimum(self._first[stretch] + whole, len(self._upto) - 2)
+        part = np.clip(place - whole, 0.0, 1.0)[:, None]
+        return np.asarray(self._upto[row] * (1 - part) + self._upto[row + 1] * part)
 
 
 def _likelihood(made: Design, counter: bool) -> float:

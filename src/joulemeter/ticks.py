@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter.design import Edges, Stretches, Windows, hats, windows
-from joulemeter.design import Response
+from joulemeter.design import Edges, Response, Stretches, Windows, hats, windows
 from joulemeter.occupancy import Occupancy
 from joulemeter.timeline import Timeline
 
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
 BLOCK_CELLS = 4_000_000
 """Likelihoods of pairs of ages that are held at once."""
 
+ASKED_NS = 1_000.0
+"""The period that stands for a counter that is fresh whenever it is asked."""
+
 LEAST_PERIOD_NS = 600_000.0
 MOST_PERIOD_NS = 100_000_000.0
 
@@ -38,6 +40,12 @@ JITTERS = (0.004, 0.02, 0.08)
 
 OWN = 0.13
 """Where ticks are this much shorter than steps, a step's own joules say little of its edges, and may."""
+
+SHIFTS = (-0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.45)
+"""How far a lag may lie from what the mean age says, in periods."""
+
+STALE = 0.003
+"""Fraction of readings from which on repeats are no chance."""
 
 SCANNED = 12
 """Ages that are told apart while a pace is sought."""
@@ -54,8 +62,8 @@ STAMP_S = 20e-6
 
 @dataclass(frozen=True, slots=True)
 class Ticks:
-    """A counter's pace: ``lag_ns`` at the moment of a tick, ``period_ns`` between ticks, and by which fraction of
-    it each differs from the next (``jitter``)."""
+    """A counter's pace: ``lag_ns`` at the moment of a tick, ``period_ns`` between ticks, and by which
+    fraction of it each differs from the next (``jitter``)."""
 
     lag_ns: float
     period_ns: float
@@ -68,13 +76,16 @@ class Ticks:
 
 def bins_of(ticks: Ticks) -> int:
     """How many ages to tell apart: every tenth of a millisecond, 16 to 40."""
-    return int(np.clip(ticks.period_ns / 1e5, 16, 40))
+    return 1 if ticks.period_ns <= ASKED_NS else int(np.clip(ticks.period_ns / 1e5, 16, 40))
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What a counter showed: stamps int64 (n,); of each step between two (n − 1,) its joules above idle, the variance
-    of what calls draw in it, whether it is known, and whether it showed nothing new. ``idle_w`` is idle's power."""
+    """What a counter showed: stamps int64 (n,); of each step between two (n − 1,) its joules above idle, the
+    variance of what calls draw in it, whether it is known, and whether it showed nothing new.
+
+    ``idle_w`` is idle's power.
+    """
 
     t_ns: Ints
     joules: Floats
@@ -82,6 +93,12 @@ class Steps:
     known: Flags
     stale: Flags
     idle_w: float
+
+    @property
+    def stale_share(self) -> float:
+        """Fraction of the steps that showed nothing new while calls ran."""
+        busy = self.variance > 0
+        return float(self.stale[busy].mean()) if busy.any() else 0.0
 
     def take(self, part: slice) -> Steps:
         """The steps between some readings in a row."""
@@ -108,11 +125,11 @@ class Curve:
         if not len(self.t_ns):
             return np.zeros(np.shape(t_ns))
         origin = self.t_ns[0]
-        return np.interp(t_ns - origin, (self.t_ns - origin).astype(np.float64), self.joules)
+        return np.asarray(np.interp(t_ns - origin, (self.t_ns - origin).astype(np.float64), self.joules))
 
 
 def curve(occupancy: Occupancy, gap: Stretches, per_s: Floats) -> Curve:
-    """What adds up while each column runs innermost at ``per_s`` (c,), the last of them while nothing does."""
+    """What adds up while each column runs innermost at ``per_s`` (c,), the last while nothing does."""
     own = per_s[occupancy.column]
     over = np.where(occupancy.enclosing >= 0, own[occupancy.enclosing], 0.0)
     loose = np.full(len(gap), per_s[-1])
@@ -125,8 +142,11 @@ def curve(occupancy: Occupancy, gap: Stretches, per_s: Floats) -> Curve:
 
 @dataclass(frozen=True, slots=True)
 class Ages:
-    """How likely each of ``ages_ns`` (b,) is: at each reading (n, b) by all that was read; at each step's ``start``
-    and ``end`` (n − 1, b) by all but the step itself. ``score`` is the log probability of all steps."""
+    """How likely each of ``ages_ns`` (b,) is: at each reading (n, b) by all that was read; at each step's
+    ``start`` and ``end`` (n − 1, b) by all but the step itself, whose number of ticks alone it told.
+
+    ``score`` is the log probability of all steps.
+    """
 
     ages_ns: Floats
     reading: Floats
@@ -159,7 +179,8 @@ def follow(steps: Steps, energy: Curve, ticks: Ticks, bins: int) -> Ages:
         part = slice(low, min(low + block, count - 1))
         free, fits = _moves(steps, ticks, ages, part), _fits(steps, shown, ticks, part)
         passed = np.diff(steps.t_ns)[part].astype(np.float64)[:, None, None]
-        turns = np.rint((ages[None, :, None] + passed - ages[None, None, :]) / ticks.period_ns).astype(np.int64)
+        turned = (ages[None, :, None] + passed - ages[None, None, :]) / ticks.period_ns
+        turns = np.rint(turned).astype(np.int64)
         turns -= turns.min(axis=(1, 2), keepdims=True)
         for k in range(part.stop - 1, low - 1, -1):
             bare = ahead[k][:, None] * free[k - low] * back[k + 1]
@@ -171,9 +192,11 @@ def follow(steps: Steps, energy: Curve, ticks: Ticks, bins: int) -> Ages:
     return Ages(ages, _shares(ahead * back), _shares(start), _shares(end), score)
 
 
-def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool) -> Ticks:
-    """The pace under which some steps in a row are likeliest; ``told``: the lag is that of ``guess``, else what is
-    known of it is the mean age, lag and half a period."""
+def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, anew: bool = True) -> Ticks:
+    """The pace under which some steps in a row are likeliest, of all (``anew``) or those near ``guess``.
+
+    ``told``: the lag is that of ``guess``, else what is known of it is the mean age, lag and half a period.
+    """
     middle = guess.lag_ns + (0 if told else guess.period_ns / 2)
     spacing = float(np.median(np.diff(steps.t_ns)))
 
@@ -181,21 +204,32 @@ def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool) -> Ticks:
         lag = guess.lag_ns if told else max(middle - (0.5 - shift) * period, 0.0)
         return Ticks(lag, period, jitter)
 
-    some = _likeliest(steps, energy, [at(period, JITTERS[1]) for period in _periods(spacing)])
+    silent = steps.stale_share > STALE
+    shifts = (0.0,) if told else SHIFTS if silent else SHIFTS[::2]
+    periods = _periods(spacing, silent) if anew else [guess.period_ns]
+    tried = [at(period, JITTERS[1], shift) for period in periods for shift in shifts] if anew else [guess]
+    some = _likeliest(steps, energy, tried)
+    if not told:
+        middle = some.lag_ns + some.period_ns / 2
+    if some.period_ns <= ASKED_NS:
+        return some
     for ratio in (0.5, 0.2):
         step = ratio * JITTERS[1] / np.sqrt(max(spacing / some.period_ns, 1.0))
+        moved = (0.0,) if told else SHIFTS
         near = [some.period_ns * (1 + k * step) for k in (-2, -1, 0, 1, 2)]
-        shifts = (0.0,) if told else (-0.25, -0.1, 0.0, 0.1, 0.25)
-        some = _likeliest(steps, energy, [at(p, some.jitter, s) for p in near for s in shifts])
+        some = _likeliest(steps, energy, [at(p, some.jitter, ratio * s) for p in near for s in moved])
         if not told:
             middle = some.lag_ns + some.period_ns / 2
     return _likeliest(steps, energy, [at(some.period_ns, jitter) for jitter in JITTERS])
 
 
-def _periods(spacing_ns: float) -> Floats:
-    """Periods to try, close enough together for the right one to be followed from one reading to the next; the
-    first stands for a counter that ticks when it is asked."""
-    made = [1_000.0]
+def _periods(spacing_ns: float, silent: bool) -> Floats:
+    """Periods to try, close enough together for the right one to be followed from one reading to the next;
+    the first stands for a counter that ticks when it is asked. One that shows nothing new (``silent``) at
+    times ticks about as rarely as it is read."""
+    if silent:
+        return spacing_ns * np.arange(0.9, 1.1, 0.01)
+    made = [ASKED_NS]
     period = min(max(LEAST_PERIOD_NS, 0.03 * spacing_ns), spacing_ns)
     while period < min(1.1 * spacing_ns, MOST_PERIOD_NS):
         made.append(period)
@@ -234,13 +268,13 @@ def _turns(turn: Ints, bare: Floats, fits: Floats) -> Floats:
 
 def _shares(weight: Floats) -> Floats:
     total = weight.sum(axis=1, keepdims=True)
-    return np.where(total > 0, weight / np.maximum(total, 1e-300), 1 / weight.shape[1])
+    return np.asarray(np.where(total > 0, weight / np.maximum(total, 1e-300), 1 / weight.shape[1]))
 
 
 def _shown(steps: Steps, energy: Curve, ticks: Ticks, ages: Floats) -> Floats:
     """Joules that each reading would show at each age (n, b), idle before the reading itself left out."""
     upto = steps.t_ns[:, None] - int(ticks.lag_ns) - ages.astype(np.int64)
-    return energy.at(upto) - steps.idle_w * ages / 1e9
+    return np.asarray(energy.at(upto) - steps.idle_w * ages / 1e9)
 
 
 def _moves(steps: Steps, ticks: Ticks, ages: Floats, part: slice) -> Floats:
@@ -254,8 +288,8 @@ def _moves(steps: Steps, ticks: Ticks, ages: Floats, part: slice) -> Floats:
     off -= period * np.round(off / period)
     likely = np.exp(-0.5 * (off / sigma) ** 2)
     likely /= likely.sum(axis=2, keepdims=True)
-    # By the end of the step the tick shown at its start would be this old: as a counter ticks, it is no more shown
-    # once older than a period, and still is before.
+    # By the end of the step the tick shown at its start would be this old: once older than a period, it is
+    # no more shown; before, it still is.
     late = (ages[None, :] + passed[:, None] - period) / sigma[:, :, 0]
     odd = np.where(stale[:, None], late > 2, late < -2)
     likely *= np.where(odd, np.exp(NEVER), 1.0)[:, :, None]
@@ -293,13 +327,14 @@ def rows_of(timeline: Timeline, ticks: Ticks, steps: Steps, ages: Ages) -> Windo
     fresh = np.flatnonzero(steps.known & ~steps.stale)
     shown = steps.t_ns - int(ticks.lag_ns)
     old = ages.ages_ns.astype(np.int64)
+    own = ticks.period_ns < OWN * float(np.median(np.diff(steps.t_ns)))
     first, last = ages.start[fresh], ages.end[fresh]
-    if ticks.period_ns < OWN * float(np.median(np.diff(steps.t_ns))):
+    if own:
         first, last = ages.reading[fresh], ages.reading[fresh + 1]
     mean, square = last @ ages.ages_ns, last @ ages.ages_ns**2
     width = ticks.period_ns / len(old)
     doubt_s = np.sqrt(np.maximum(square - mean**2, 0) + width**2 / 12) / 1e9
-    edges = Edges(shown[fresh][:, None] - old, first, shown[fresh + 1][:, None] - old, last, doubt_s)
+    edges = Edges(shown[fresh][:, None] - old, first, shown[fresh + 1][:, None] - old, last, doubt_s, own)
     broken = np.concatenate([[0], np.cumsum(~steps.known)])
     linked = np.append(False, broken[fresh[1:]] == broken[fresh[:-1] + 1]) if len(fresh) else fresh > 0
     energy = np.diff(timeline.energy_j)[fresh]
