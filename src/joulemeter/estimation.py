@@ -155,7 +155,7 @@ def _with_ticks(
     for turn in range(FOLLOWED):
         steps, energy = _steps(timeline, run, kept, gap, idle)
         if turn < 2:
-            ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0)
+            ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0, steps.silent)
         ages = follow(steps, energy, ticks, bins_of(ticks))
         score = ages.score
         asked = ticks.period_ns <= ASKED_NS

@@ -28,6 +28,9 @@ ROWS = 1_200
 SITES = 24
 """Sites that keep a power of their own while the response is sought; the others share one."""
 
+EACH_WINDOW = 6
+"""The same of each single window."""
+
 GRID = 150_000
 """Moments at which it is noted who has run for how long."""
 
@@ -146,11 +149,7 @@ def _narrowed(
     for turn in range(5):
         fresh = [pair for pair in pairs if pair not in scored]
         glance = search.glances(fresh)
-        short = [fresh[at] for at in np.argsort(-glance)[:SHORTLIST]]
-        usual = [pair for pair in short if pair.window_ns == search.told.window_ns]
-        if not usual and turn == 0:
-            mine = [at for at, pair in enumerate(fresh) if pair.window_ns == search.told.window_ns]
-            short += [fresh[at] for at in sorted(mine, key=lambda at: -glance[at])[:6]]
+        short = [fresh[at] for at in _shortlist(fresh, glance)]
         scored.update(zip(short, search.weigh(short), strict=True))
         best = max(scored, key=lambda pair: scored[pair])
         if turn in (0, 2):
@@ -188,6 +187,21 @@ def _narrowed(
         )
         for pair in _modes(scored, step, search.counter)
     ]
+
+
+def _shortlist(pairs: list[Response], glance: Floats) -> list[int]:
+    """Which pairs deserve a closer look: the likeliest at a glance, and the likeliest few of each window.
+
+    In a fixed loop a peak is narrow, and a glance compares windows badly.
+    """
+    order = np.argsort(-glance)
+    taken, found = dict.fromkeys(order[:SHORTLIST].tolist()), dict[int, int]()
+    for at in order.tolist():
+        window = pairs[at].window_ns
+        found[window] = found.get(window, 0) + 1
+        if found[window] <= EACH_WINDOW:
+            taken[at] = None
+    return list(taken)
 
 
 def _modes(scored: dict[Response, float], step: int, counter: bool) -> list[Response]:

@@ -44,8 +44,8 @@ OWN = 0.13
 SHIFTS = (-0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.45)
 """How far a lag may lie from what the mean age says, in periods."""
 
-STALE = 0.003
-"""Fraction of readings from which on repeats are no chance."""
+FEW = 2
+"""Steps without anything new from which on they are no chance."""
 
 SCANNED = 12
 """Ages that are told apart while a pace is sought."""
@@ -95,10 +95,11 @@ class Steps:
     idle_w: float
 
     @property
-    def stale_share(self) -> float:
-        """Fraction of the steps that showed nothing new while calls ran."""
-        busy = self.variance > 0
-        return float(self.stale[busy].mean()) if busy.any() else 0.0
+    def silent(self) -> bool:
+        """Whether steps of the usual length show nothing new at times: ticks are about as far apart."""
+        passed = np.diff(self.t_ns)
+        whole = (self.variance > 0) & (passed > 0.7 * np.median(passed))
+        return int((self.stale & whole).sum()) >= FEW
 
     def take(self, part: slice) -> Steps:
         """The steps between some readings in a row."""
@@ -192,8 +193,11 @@ def follow(steps: Steps, energy: Curve, ticks: Ticks, bins: int) -> Ages:
     return Ages(ages, _shares(ahead * back), _shares(start), _shares(end), score)
 
 
-def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, anew: bool = True) -> Ticks:
-    """The pace under which some steps in a row are likeliest, of all (``anew``) or those near ``guess``.
+def paced(
+    steps: Steps, energy: Curve, guess: Ticks, told: bool, anew: bool = True, silent: bool = False
+) -> Ticks:
+    """The pace under which some steps in a row are likeliest, of all (``anew``) or those near ``guess``;
+    ``silent``: of those about as long as a step.
 
     ``told``: the lag is that of ``guess``, else what is known of it is the mean age, lag and half a period.
     """
@@ -204,7 +208,6 @@ def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, anew: bool = Tr
         lag = guess.lag_ns if told else max(middle - (0.5 - shift) * period, 0.0)
         return Ticks(lag, period, jitter)
 
-    silent = steps.stale_share > STALE
     shifts = (0.0,) if told else SHIFTS if silent else SHIFTS[::2]
     periods = _periods(spacing, silent) if anew else [guess.period_ns]
     tried = [at(period, JITTERS[1], shift) for period in periods for shift in shifts] if anew else [guess]
