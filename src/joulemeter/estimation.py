@@ -46,6 +46,9 @@ ROUGH = 20_000
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
 
+FOLLOWED_READINGS = 30_000
+"""Up to how many readings a counter's ticks are followed."""
+
 FOLLOWED = 6
 """How often a counter's ticks are followed, at most, with the powers found before."""
 
@@ -131,7 +134,7 @@ def estimate(
         made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
         run = _fitted(made, guess, idle, seconds, call_s, kept, run)
     score = guess.score
-    if timeline.rail.kind == "counter" and 8 < len(timeline.t_ns) < ROUGH:
+    if timeline.rail.kind == "counter" and 8 < len(timeline.t_ns) < FOLLOWED_READINGS:
         run, response, score = _with_ticks(timeline, run, kept, gap, idle, response, seconds, call_s, guess)
     return replace(_spread_out(run, kept, occupancy, own, seen, idle, response), score=score)
 
@@ -152,7 +155,8 @@ def _with_ticks(
     lag = timeline.rail.lag_ns or 0 if told else max(response.lag_ns - response.window_ns / 2, 0.0)
     ticks, score = Ticks(float(lag), float(response.window_ns), 0.02), guess.score
     moved = np.zeros(len(seconds))
-    for turn in range(FOLLOWED):
+    turns = FOLLOWED if len(timeline.t_ns) < 5_000 else 2
+    for turn in range(turns):
         steps, energy = _steps(timeline, run, kept, gap, idle)
         if turn < 2:
             ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0, steps.silent)
