@@ -299,7 +299,7 @@ def _doubtful(told: list[Energy], found: Energies) -> NDArray[np.bool_]:
     """Columns (c,) that are not resolved and hold some energy, and those whose errors all but mirror such a
     one's.
 
-    Two sites whose errors mirror each other are one to the meter, even where both figures are fair.
+    Two sites whose errors mirror each other are one to the meter, even where one figure or both are fair.
     """
     count = len(told)
     some = np.array([each.energy_j > 0 for each in told], bool)
@@ -307,7 +307,7 @@ def _doubtful(told: list[Energy], found: Energies) -> NDArray[np.bool_]:
     vague = some & ~np.array([is_resolved(each, VAGUE) for each in told], bool)
     sigma = np.sqrt(np.maximum(np.diag(found.covariance)[:count], 1e-300))
     mirrored = found.covariance[:count, :count] / sigma[:, None] / sigma < MIRRORED
-    mirrored &= vague[:, None] & vague
+    mirrored &= vague[:, None] | vague
     return np.append(alone | mirrored.any(axis=1), False)
 
 

@@ -49,7 +49,7 @@ SHIFTS = 4
 FOLLOWED_READINGS = 30_000
 """Up to how many readings a counter's ticks are followed."""
 
-FOLLOWED = 6
+FOLLOWED = 5
 """How often a counter's ticks are followed, at most, with the powers found before."""
 
 SETTLED = 0.003
@@ -158,7 +158,7 @@ def _with_ticks(
     turns = FOLLOWED if len(timeline.t_ns) < 5_000 else 2
     for turn in range(turns):
         steps, energy = _steps(timeline, run, kept, gap, idle)
-        if turn < 2:
+        if turn < 3:
             ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0, steps.silent)
         ages = follow(steps, energy, ticks, bins_of(ticks))
         score = ages.score

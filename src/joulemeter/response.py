@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ROWS = 1_200
 """Readings that are looked at: those around the greatest changes."""
 
+LONG_ROW = 8
+"""Rows this many times as long as the usual one are not looked at."""
+
 SITES = 24
 """Sites that keep a power of their own while the response is sought; the others share one."""
 
@@ -209,7 +212,9 @@ def _modes(scored: dict[Response, float], step: int, counter: bool) -> list[Resp
     chosen: list[Response] = []
     highest = max(scored.values())
     for pair in sorted(scored, key=lambda each: -scored[each]):
-        if scored[pair] < highest - BARELY or len(chosen) == (2 if counter else MOST_MODES):
+        if scored[pair] < highest - (BARELY / 2 if counter else BARELY) or len(chosen) == (
+            2 if counter else MOST_MODES
+        ):
             break
         if all(_apart(pair, other, step, counter) for other in chosen):
             chosen.append(pair)
@@ -356,6 +361,8 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
         kept = np.flatnonzero(fresh)
         broken = np.concatenate([[0], np.cumsum(~known)])
         t_ns, step, known = t_ns[kept], np.diff(timeline.energy_j[kept]), np.diff(broken[kept]) == 0
+    # A row many times as long as the others tells nothing of a lag, and would drown what they tell.
+    known &= np.diff(t_ns) < LONG_ROW * np.median(np.diff(t_ns))
     if len(step) <= ROWS:
         return _Excerpt(t_ns, step, known)
     middles = np.array(

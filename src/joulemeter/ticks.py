@@ -35,7 +35,7 @@ ASKED_NS = 1_000.0
 LEAST_PERIOD_NS = 600_000.0
 MOST_PERIOD_NS = 100_000_000.0
 
-JITTERS = (0.004, 0.02, 0.08)
+JITTERS = (0.01, 0.02, 0.06)
 """Fractions of its period by which one tick may differ from the next."""
 
 OWN = 0.13
