@@ -32,11 +32,12 @@ $(VENV)/.test: pyproject.toml constraints.txt setup.py $(wildcard src/joulemeter
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/make_cli_reference.py
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "The site: site/index.html"
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) --editable '.[docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build demo-run src/joulemeter/*.so src/*.egg-info
+	rm -rf $(VENV) build site demo-run src/joulemeter/*.so src/*.egg-info

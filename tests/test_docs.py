@@ -3,10 +3,12 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 import joulemeter
 from joulemeter.cli import command as root
@@ -44,7 +46,7 @@ def test_every_command_and_option_explains_itself(command: click.Command) -> Non
 
 def test_every_public_name_stands_in_the_docs() -> None:
     text = "".join(
-        path.read_text(encoding="utf-8") for path in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+        path.read_text(encoding="utf-8") for path in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]
     )
     missing = [name for name in joulemeter.__all__ if not re.search(rf"\b{name}\b", text)]
     assert missing == []
@@ -63,7 +65,29 @@ def test_the_examples_of_the_python_page_run(name: str, code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_every_public_name_is_in_the_reference_made_of_docstrings() -> None:
+    listed = re.findall(r"^::: (\S+)$", (DOCS / "api.md").read_text(encoding="utf-8"), re.M)
+    homes = {f"{home}.{name}" for name, home in joulemeter._HOME.items()}
+    assert homes - set(listed) == {"joulemeter.errors.JoulemeterError"}
+    assert "joulemeter.errors" in listed
+
+
+def navigated(entry: object) -> Iterator[str]:
+    """The pages that a part of mkdocs.yml's ``nav`` names."""
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for each in entry.values() if isinstance(entry, dict) else entry:
+            yield from navigated(each)
+
+
+def test_every_page_is_in_the_sites_navigation() -> None:
+    """If this fails: name the page under ``nav`` in mkdocs.yml"""
+    nav = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    assert sorted(navigated(nav)) == sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in [*DOCS.glob("*.md"), DOCS.parent / "README.md"]:
+    for page in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:
         for target in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from joulemeter import dataset, kernels, layers, predictor_file, pricing
 from joulemeter.errors import DatasetError, PredictorError
 from joulemeter.kernel import Kernel, Work
+from joulemeter.models import learning
 from joulemeter.models.predictor import Estimates
 from joulemeter.network import Network, Node
 from joulemeter.predict import price, price_all, training_step
@@ -319,3 +320,16 @@ def test_a_view_costs_what_views_were_measured_to_cost() -> None:
     assert found.calibration("time_s").view == 2e-6
     priced = price(network(node(layers.view(), "v"), node(RELU, "r")), found)
     assert next(row for row in priced.kernels if row.name == "view").time_s == pytest.approx(2e-6)
+
+
+def test_a_data_set_without_networks_makes_a_predictor_that_can_be_asked(tmp_path) -> None:
+    """What learning counts and what networks taught are facts under different names."""
+    made = [
+        Record(level="kernel", family="relu", origin="measured", device="d", backend="torch", shape={"elements": n},
+               flops=float(n), read_bytes=4.0 * n, write_bytes=4.0 * n, energy_j=1e-9 * n, time_s=1e-9 * n)
+        for n in range(1000, 9000, 200)
+    ]  # fmt: skip
+    dataset.append(tmp_path / "d", made)
+    fitted = pricing.with_networks(learning.fit(made), tmp_path / "d", made)
+    place = predictor_file.save(fitted, tmp_path / "p.joules")
+    assert pricing.opened(place).calibrations == {}

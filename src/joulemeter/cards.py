@@ -203,11 +203,11 @@ _ACCURACY = (
 
 
 def _predictor_card(path: Path) -> Card:
-    from joulemeter import predictor_file
+    from joulemeter import predictor_file, pricing
 
     predictor = predictor_file.load(path)
     facts = [f"of device {predictor.device}, backend {predictor.backend or 'unknown'}"]
-    facts += [f"{key}: {value}" for key, value in predictor.facts.items()]
+    facts += [f"{key}: {value}" for key, value in predictor.facts.items() if key != pricing.FACT]
     rows = tuple(
         (name, *(_accuracy(accuracy.to_json()[key], key) for _, key in _ACCURACY))
         for name, accuracy in predictor.card.items()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Quantity = Literal["energy_j", "time_s"]
 QUANTITIES: tuple[Quantity, ...] = ("energy_j", "time_s")
 TERMS = ("products", "other kernels", "launches", "pass")
-FACT = "networks"
+FACT = "adding up"
 """The predictor's fact that holds what whole networks taught."""
 _PRODUCTS = ("conv", "dwconv", "fc", "matmul", "attention", "transposed-conv", "lstm", "gru", "se")
 _RIDGE = 0.05

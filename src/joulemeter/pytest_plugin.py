@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,18 +71,17 @@ class Energies:
 
     # ── metering ─────────────────────────────────────────────────────────────────────────────────────
 
-    @pytest.hookimpl(hookwrapper=True)
-    def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Meters a marked test, and judges it when it has passed."""
         mark = item.get_closest_marker("energy")
         if mark is None:
-            yield
-            return
+            return (yield)
         _refuse_in_parallel()
         with self.meter(item.nodeid):
             outcome = yield
-        if outcome.excinfo is None:  # type: ignore[attr-defined]
-            self._judge(item.nodeid, mark.kwargs)
+        self._judge(item.nodeid, mark.kwargs)
+        return outcome
 
     @contextmanager
     def meter(self, name: str) -> Iterator[None]:

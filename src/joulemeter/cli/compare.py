@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from joulemeter.compare import Comparison
+    from joulemeter.compare import Comparison, SiteDifference
     from joulemeter.comparison import Difference
 
 ABOVE = 10
@@ -50,37 +50,70 @@ def command(run_a: Path, run_b: Path, fail_above: str | None, form: str, as_json
     if as_json or form == "json":
         click.echo(json.dumps(found.to_json(), indent=1, allow_nan=False))
     else:
-        _show(found, most, form == "markdown")
-    if limit is not None:
-        _judge(found, limit)
-
-
-def _judge(found: Comparison, limit: float) -> None:
-    if found.total.is_above(limit):
-        click.echo(f"joulemeter: B takes more than {100 * limit:g} % over A", err=True)
+        click.echo(_as_markdown(found, most, limit) if form == "markdown" else _as_text(found, most))
+    judgement = None if limit is None else _judgement(found, limit)
+    if judgement is not None:
+        click.echo(f"joulemeter: {judgement}", err=True)
+    if limit is not None and found.total.is_above(limit):
         raise SystemExit(ABOVE)
+
+
+def _judgement(found: Comparison, limit: float) -> str | None:
+    """What --fail-above says; None where B surely keeps within it."""
+    if found.total.is_above(limit):
+        return f"B takes more than {100 * limit:g} % over A"
     if found.total.may_be_above(limit):
-        click.echo(
-            f"joulemeter: cannot tell whether B takes more than {100 * limit:g} % over A. "
-            "Try: joulemeter run --repeat 10 for each",
-            err=True,
+        return (
+            f"cannot tell whether B takes more than {100 * limit:g} % over A. "
+            "Try: joulemeter run --repeat 10 for each"
         )
+    return None
 
 
-def _show(found: Comparison, most: int, markdown: bool) -> None:
-    header = ("", "A", "B", "difference", "verdict")
-    rows = [("**total**" if markdown else "total", *_figures(found.total))]
-    for site in found.sites[:most]:
-        name = f"{site.name} {site.place}".strip()
-        figures = _figures(site.difference) if site.resolved else ("", "", "", "below resolution")
-        rows.append((f"`{name}`" if markdown else name, *figures))
-    click.echo(_markdown(header, rows) if markdown else _text(header, rows))
+def _as_text(found: Comparison, most: int) -> str:
+    rows = [("total", *_figures(found.total))]
+    rows += [(_name(site), *_site_figures(site)) for site in found.sites[:most]]
+    return "\n".join([_text(("", *_HEADS), rows), *_remarks(found), *(f"note: {n}" for n in found.notes)])
+
+
+def _as_markdown(found: Comparison, most: int, limit: float | None) -> str:
+    """For a pull request or a job's summary: the verdict first, then the table, the doubts last."""
+    verdict = {"more": "B takes more than A", "less": "B takes less than A"}.get(
+        found.total.verdict, found.total.verdict
+    )
+    judgement = (
+        None if limit is None else _judgement(found, limit) or f"B keeps within {100 * limit:g} % of A"
+    )
+    rows = [("**total**", *_figures(found.total))]
+    rows += [(f"`{_name(site)}`", *_site_figures(site)) for site in found.sites[:most]]
+    said = [
+        f"### Energy, {' and '.join(found.origins[0])}: {verdict}",
+        *([f"**{judgement}.**"] if judgement else []),
+        _markdown(("site", *_HEADS), rows),
+        "\n".join(_remarks(found)),
+        "\n".join(f"- {note}" for note in found.notes),
+    ]
+    return "\n\n".join(part for part in said if part)
+
+
+_HEADS = ("A", "B", "difference", "verdict")
+
+
+def _name(site: SiteDifference) -> str:
+    return f"{site.name} {site.place}".strip()
+
+
+def _site_figures(site: SiteDifference) -> tuple[str, str, str, str]:
+    return _figures(site.difference) if site.resolved else ("", "", "", "below resolution")
+
+
+def _remarks(found: Comparison) -> list[str]:
+    """What is in one of them only, the origin, and what it is worth."""
+    said = []
     for which, names in (("A", found.only_a), ("B", found.only_b)):
         if names:
-            click.echo(f"Only in {which}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}")
-    click.echo(f"Origin of both: {', '.join(found.origins[0])}. Intervals are 95 %.")
-    for note in found.notes:
-        click.echo(f"note: {note}")
+            said.append(f"Only in {which}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}")
+    return [*said, f"Origin of both: {', '.join(found.origins[0])}. Intervals are 95 %."]
 
 
 def _figures(each: Difference) -> tuple[str, str, str, str]:
@@ -94,7 +127,8 @@ def _figures(each: Difference) -> tuple[str, str, str, str]:
 
 def _markdown(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|---|---:|---:|---:|---|"]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in cells])
 
 
 def _text(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

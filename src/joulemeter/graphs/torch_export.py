@@ -44,10 +44,15 @@ def load(target: str, shapes: Shapes) -> tuple[Any, tuple[Any, ...], dict[str, A
     """The module that ``module:function`` makes, with arguments of ``shapes`` to call it with.
 
     The function returns a module, or a module and its example arguments (a tuple, or a dict of keywords).
+    Modules of the current folder are found.
     """
     import importlib
+    import os
+    import sys
 
     file, _, attribute = target.rpartition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         function = getattr(importlib.import_module(file), attribute)
     except ModuleNotFoundError as error:
