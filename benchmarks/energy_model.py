@@ -50,24 +50,28 @@ def tried(runs: Runs, way: str) -> dict[str, np.ndarray]:
     levels = energy_runs.levels_of(energy_runs.Table(runs, published=True))[runs.devices[0]]
     columns: dict[str, list[np.ndarray]] = {name: [] for name in ("true", "value", "physics", "low", "high")}
     chosen: list[str] = []
+    each: list[tuple[float, float]] = []
     for out in splits(way, runs):
         model, unseen = energy.fit(runs.take(~out), levels), runs.take(out)
         predicted = [values[unseen.which] for values in model.predict(unseen.trainings)]
         physics = model.predict(unseen.trainings, only=())[0][unseen.which]
         chosen.append(model.choices.words)
+        value, low, high = predicted
+        inside = (low <= unseen.energy_j) & (unseen.energy_j <= high)
+        each.append((np.abs(value / unseen.energy_j - 1).mean(), inside.mean()))
         for name, values in zip(
             columns, [unseen.energy_j, predicted[0], physics, *predicted[1:]], strict=True
         ):
             columns[name].append(values)
     found = {name: np.concatenate(values) for name, values in columns.items()}
-    return {**found, "chosen": np.array(chosen)}
+    return {**found, "chosen": np.array(chosen), "each": np.array(each)}
 
 
 def error_table(runs: Runs) -> tuple[list[str], dict[str, Counter[str]]]:
     """Markdown of the errors per device and way of leaving out, and what the fits chose."""
     lines = [
-        "| device | tried on | runs | mean error | median | without correction | within 90 % |",
-        "|---|---|---|---|---|---|---|",
+        "| device | tried on | runs | mean error | single splits | median | without correction | within 90 % | single splits |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     chosen: dict[str, Counter[str]] = {}
     for device in runs.devices:
@@ -75,10 +79,11 @@ def error_table(runs: Runs) -> tuple[list[str], dict[str, Counter[str]]]:
             found = tried(runs.of_device(device), way)
             error = np.abs(found["value"] / found["true"] - 1)
             physics = np.abs(found["physics"] / found["true"] - 1).mean()
+            least, most = found["each"].min(axis=0), found["each"].max(axis=0)
             inside = ((found["low"] <= found["true"]) & (found["true"] <= found["high"])).mean()
             lines.append(
-                f"| {device} | {words} | {len(error)} | {error.mean():.1%} | {np.median(error):.1%} | "
-                f"{physics:.1%} | {inside:.1%} |"
+                f"| {device} | {words} | {len(error)} | {error.mean():.1%} | {least[0]:.1%} to {most[0]:.1%} | "
+                f"{np.median(error):.1%} | {physics:.1%} | {inside:.1%} | {least[1]:.0%} to {most[1]:.0%} |"
             )
             print(lines[-1], file=sys.stderr, flush=True)
             chosen.setdefault(device, Counter()).update(found["chosen"].tolist())

@@ -188,3 +188,16 @@ def test_published_runs_of_unseen_data_sets_are_predicted(device, most):
     assert np.abs(value / unseen.energy_j - 1).mean() < most
     inside = (low <= unseen.energy_j) & (unseen.energy_j <= high)
     assert inside.mean() > 0.75
+
+
+@pytest.mark.parametrize("count", [16, 60, 300])
+def test_the_interval_holds_for_the_next_error_however_few_came_before(count) -> None:
+    from joulemeter.models.hierarchy.energy import COVERAGE, interval
+
+    random = np.random.default_rng(count)
+    held = []
+    for _ in range(2000):
+        errors = random.standard_t(4, count + 1)
+        low, high = interval(errors[:-1])
+        held.append(low <= errors[-1] <= high)
+    assert np.mean(held) == pytest.approx(COVERAGE + 0.01, abs=0.03 if count > 16 else 0.04)

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -101,7 +102,8 @@ def test_sweep_then_qc_then_fit(tmp_path, monkeypatch) -> None:
     dataset.write(tmp_path / "clean", dataset.Dataset("clean", kept.kept))
     table = energy_runs.read(tmp_path / "clean")
     assert len(table.runs) == len(SMALL.configurations)
-    assert table.runs.left_out == ()
+    assert table.runs.left_out == (f"the losses of {len(table.runs)} runs on stand-in data: they mean nothing",)
+    assert not np.isfinite(table.runs.loss).any()
     assert table.runs.origin == "simulated"
     fitted = energy_model.fit(table.runs, LEVELS, bootstrap=0)
     errors = energy_model.evaluate(fitted, table.runs)["devices"]["cpu"]

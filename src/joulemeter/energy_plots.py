@@ -65,19 +65,20 @@ def _cost(figure: Any, runs: Runs, fitted: Fitted) -> None:
     _cloud(figure, left, parameters, datum, depth)
     _cloud(figure, right, held, datum, depth, bar=True)
     edges = [(level.name, level.size_bytes) for level in model.levels if np.isfinite(level.size_bytes)]
-    for k, (name, size) in enumerate(edges):
+    for name, size in edges:
         right.axvline(size, color=MARKS["grey"], linestyle="--", linewidth=1)
         right.annotate(
             f"{name} ends",
-            (size, 0.99 - 0.06 * k),
+            (size, 0.99),
             xycoords=("data", "axes fraction"),
             ha="right",
             va="top",
             fontsize=8,
-            rotation=0,
+            rotation=90,
         )
     left.set(xlabel="trainable parameters", ylabel="energy of one trained row / J")
     right.set(xlabel="working set of the network / B")
+    _readable(left.yaxis, datum)
     figure.suptitle(f"{runs.devices[0]}: {len(runs)} runs ({runs.origin}), gross energy", fontsize=11)
 
 
@@ -96,6 +97,16 @@ def _cloud(figure: Any, axes: Any, x: Any, y: Any, depth: Any, *, bar: bool = Fa
         figure.colorbar(shown, ax=axes, label=label)
 
 
+def _readable(axis: Any, values: Any) -> None:
+    """Few ticks in plain numbers where a logarithmic axis spans less than two decades; its own would collide."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    if values.max() < 100 * values.min():
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
+
+
 def _loss(figure: Any, runs: Runs, fitted: Fitted) -> None:
     axes = figure.subplots(1, 1)
     known = runs.take(np.isfinite(runs.loss) & (runs.loss > 0))
@@ -109,6 +120,7 @@ def _loss(figure: Any, runs: Runs, fitted: Fitted) -> None:
         axes.step(energy[front], loss[front], where="post", color=colours[k], linewidth=1.5)
     axes.set(xscale="log", yscale="log", xlabel="energy of the training / J", ylabel="lowest test loss")
     axes.grid(True, which="major", alpha=0.25)
+    _readable(axes.xaxis, known.energy_j)
     axes.legend(fontsize=8, title="lines: Pareto fronts", loc="upper right")
     shown = "" if len(names) <= len(colours) else f"; {len(names) - len(colours)} data sets not shown"
     figure.suptitle(f"{runs.devices[0]}: energy against loss ({runs.origin}{shown})", fontsize=11)
@@ -133,6 +145,8 @@ def _error(figure: Any, runs: Runs, fitted: Fitted) -> None:
     ends = np.array([runs.energy_j.min(), runs.energy_j.max()])
     left.plot(ends, ends, color=MARKS["grey"], linewidth=1)
     left.set(xlabel="energy of the run / J", ylabel="predicted / J")
+    _readable(left.xaxis, runs.energy_j)
+    _readable(left.yaxis, predicted)
     _cloud(figure, right, parameters, ratio, depth, bar=True)
     right.axhline(1, color=MARKS["grey"], linewidth=1)
     for offset in (model.low, model.high):

@@ -21,6 +21,7 @@ from joulemeter.device import MemoryLevel
 from joulemeter.errors import DatasetError, UsageError
 from joulemeter.models.hierarchy.training import Runs, Training
 from joulemeter.storage import Where
+from joulemeter.training_data import STAND_IN
 
 if TYPE_CHECKING:
     import pyarrow
@@ -44,7 +45,7 @@ CONFIGURATION = (
     "epochs",
     "widths",
 )
-READ = (*CONFIGURATION, *ENERGY, *TIME, *LOSS, "device", "threads", "dtype", "status", "origin")
+READ = (*CONFIGURATION, *ENERGY, *TIME, *LOSS, "device", "threads", "dtype", "status", "origin", "data")
 
 
 @dataclass(frozen=True)
@@ -211,10 +212,12 @@ def _runs(columns: Columns, length: int) -> Runs:
     trainings, which, unknown = _trainings(columns, length)
     known = which >= 0
     keep = finished & counted & known
+    loss, meaningless = _losses(columns, keep)
     left_out = [
         *_saying(~finished, "did not finish"),
         *_saying(finished & ~counted, "have no energy above zero"),
         *[f"{count} runs: {reason}" for reason, count in sorted(unknown.items())],
+        *([f"the losses of {meaningless} runs on stand-in data: they mean nothing"] if meaningless else []),
     ]
     origins = np.unique(columns["origin"].rows[keep]) if "origin" in columns else np.array([])
     used, index = np.unique(which[keep], return_inverse=True)
@@ -224,11 +227,20 @@ def _runs(columns: Columns, length: int) -> Runs:
         _devices(columns)[keep],
         energy[keep],
         np.where(time > 0, time, np.nan)[keep],
-        _number(columns, LOSS, length)[keep],
+        loss[keep],
         "+".join(str(origin) for origin in origins)
         or ("measured" if ENERGY[0] in columns else "unknown origin"),
         tuple(left_out),
     )
+
+
+def _losses(columns: Columns, keep: Array) -> tuple[Array, int]:
+    """The loss of each row, and how many of those that are kept were taken away: they are of made-up rows."""
+    loss = _number(columns, LOSS, len(keep))
+    if "data" not in columns:
+        return loss, 0
+    stand_in = columns["data"].rows == STAND_IN
+    return np.where(stand_in, np.nan, loss), int((stand_in & keep & np.isfinite(loss)).sum())
 
 
 def _devices(columns: Columns) -> Array:

@@ -191,7 +191,7 @@ class _Fit:
         scores = {choices: relative_error(errors - best_shift(errors)) for choices, errors in tried.items()}
         best = min(scores, key=lambda choices: scores[choices])
         shift = best_shift(tried[best])
-        low, high = np.quantile(tried[best] + shift, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+        low, high = interval(tried[best] + shift)
         everything = np.arange(len(self.runs))
         base = self.base(everything, np.ones(len(self.kept), dtype=bool), best.through_time)
         if bootstrap:
@@ -205,8 +205,8 @@ class _Fit:
             ),
             choices=best,
             shift=shift,
-            low=float(low),
-            high=float(high),
+            low=low,
+            high=high,
             runs=len(self.runs),
             validated={choices.words: score for choices, score in scores.items()},
         )
@@ -224,6 +224,18 @@ def folds(groups: NDArray[np.str_], random: np.random.Generator) -> NDArray[np.i
     if len(names) >= 4:
         return np.asarray(number, dtype=np.int64)
     return np.asarray(random.permutation(len(groups)) % min(FOLDS, len(groups)), dtype=np.int64)
+
+
+def interval(log_error: Floats) -> tuple[float, float]:
+    """Bounds that the next error keeps with probability ``COVERAGE``.
+
+    n errors of before know their quantiles to one part in n + 1 (Vovk, Gammerman and Shafer 2005, split
+    conformal prediction); few of them are bounded by their extremes.
+    """
+    count = len(log_error)
+    reach = min(1.0, np.ceil((count + 1) * (1 + COVERAGE) / 2) / count)
+    low, high = np.quantile(log_error, [1 - reach, reach])
+    return float(low), float(high)
 
 
 def relative_error(log_error: Floats) -> float:
