@@ -170,3 +170,12 @@ def test_what_is_not_there_is_refused(tmp_path) -> None:
     join.join(logs, runs, tmp_path / "d", join.Columns(zone="UTC"))
     with pytest.raises(DatasetError, match="already"):
         join.join(logs, runs, tmp_path / "d", join.Columns(zone="UTC"))
+
+
+def test_an_unknown_zone_is_a_line_and_a_run_that_was_not_seen_is_not_called_filled(tmp_path) -> None:
+    (tmp_path / "m.csv").write_text("time,power_w,host\n2023-11-05T00:10:00Z,100,n1\n")
+    (tmp_path / "r.csv").write_text("host,start,end\nn1,2023-11-05T00:05:00Z,2023-11-05T00:15:00Z\n")
+    with pytest.raises(UsageError, match="no time zone 'Nowhere/Land'"):
+        join.join(tmp_path / "m.csv", tmp_path / "r.csv", tmp_path / "o", join.Columns(zone="Nowhere/Land"))
+    tally = join.join(tmp_path / "m.csv", tmp_path / "r.csv", tmp_path / "o", join.Columns())
+    assert (tally.too_little_seen, tally.gaps) == (1, 0)

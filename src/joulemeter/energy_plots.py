@@ -98,7 +98,7 @@ def _cloud(figure: Any, axes: Any, x: Any, y: Any, depth: Any, *, bar: bool = Fa
 
 
 def _readable(axis: Any, values: Any) -> None:
-    """Few ticks in plain numbers where a logarithmic axis spans less than two decades; its own would collide."""
+    """Few ticks in plain numbers where a logarithmic axis spans less than two decades."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     if values.max() < 100 * values.min():

@@ -132,7 +132,7 @@ def _arrow(where: Where) -> pyarrow.Table:
             return _flat(pyarrow.parquet.ParquetFile(path).read())
         return pyarrow.csv.read_csv(path)
     except FileNotFoundError:
-        raise DatasetError(f"{path}: is not there") from None
+        raise DatasetError(f"{path}: is not there", "joulemeter sweep PLAN -o DATASET") from None
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path}: cannot be read ({error})") from error
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -206,6 +207,13 @@ def read_logs(where: Path, columns: Columns) -> dict[str, Log]:
     return dict(_logs(table.drop_nulls()))
 
 
+def _check_zone(zone: str) -> None:
+    try:
+        ZoneInfo(zone or "UTC")
+    except (ZoneInfoNotFoundError, ValueError):
+        raise UsageError(f"there is no time zone '{zone}'", "UTC, Europe/Berlin, America/Denver, …") from None
+
+
 def _check_times(t_s: polars.Series, name: str, zone: str, where: Where) -> None:
     unread = t_s.null_count()
     if unread and not zone:
@@ -229,8 +237,9 @@ def _logs(table: polars.DataFrame) -> Iterator[tuple[str, Log]]:
 def _need(names: list[str], wanted: tuple[str, ...], where: Where) -> None:
     lacking = [name for name in wanted if name not in names]
     if lacking:
+        has = ", ".join(name for name in names if not name.startswith("_"))
         raise DatasetError(
-            f"{where}: lacks the column {', '.join(lacking)}", f"an option; it has {', '.join(names)}"
+            f"{where}: lacks the column {', '.join(lacking)}", f"an option (--time, --power, …); it has {has}"
         )
 
 
@@ -295,6 +304,8 @@ def join(
 
     from joulemeter import dataset
 
+    for zone in (columns.zone, columns.run_zone):
+        _check_zone(zone)
     if storage.place(output).exists():
         raise DatasetError(f"{output}: is there already", "another folder")
     table = _runs(runs, columns)
@@ -308,7 +319,7 @@ def join(
     known = ~np.isnan(figures["energy_j"])
     return Tally(
         table["_run"].n_unique(), table.height, int(known.sum()), int(no_log.sum()),
-        int((~known & ~no_log).sum()), int(figures["short"].sum()), int((figures["gap_s"] > 1e-6).sum()),
+        int((~known & ~no_log).sum()), int(figures["short"].sum()), int((known & (figures["gap_s"] > 1e-6)).sum()),
         int(figures["zero_readings"].sum()), whole - table.height,
     )  # fmt: skip
 

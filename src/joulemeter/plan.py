@@ -147,7 +147,8 @@ def _values(axis: str, given: Any) -> list[Any]:
     _, kind, default = AXES[axis]
     values = default if given is None else given
     if not isinstance(values, list) or not values:
-        raise UsageError(f"the plan's {axis} are not a list with values in it")
+        example = json.dumps(default or [3 if axis == "depths" else 4096 if kind is int else "banana"])
+        raise UsageError(f"the plan's {axis} are not a list with values in it", f"{axis} = {example}")
     right = (int, float) if kind is float else (kind,)
     wrong = [v for v in values if not isinstance(v, right) or isinstance(v, bool)]
     low = {"depths": 2, "threads": 0}.get(axis, 1)
@@ -156,7 +157,9 @@ def _values(axis: str, given: Any) -> list[Any]:
     allowed = {"shapes": (*topology.SHAPES, *SEQUENCES), "optimizers": OPTIMIZERS, "dtypes": DTYPES}.get(axis)
     wrong += [v for v in values if allowed and v not in allowed and _unspelt(v) not in allowed]
     if wrong:
-        raise UsageError(f"the plan's {axis} hold {wrong[0]!r}", ", ".join(allowed) if allowed else None)
+        numbers = f"whole numbers of {low} or more" if kind is int else "numbers above 0"
+        words = ", ".join(allowed) if allowed else "words" if kind is str else numbers
+        raise UsageError(f"the plan's {axis} hold {wrong[0]!r}", words)
     return [kind(value) for value in dict.fromkeys(values)]
 
 

@@ -73,7 +73,7 @@ def command(
         "less than 90 % seen: energy unknown": tally.too_little_seen,
         "partly unseen, filled at the mean of the rest": tally.gaps,
         "shorter than the sampling: see their intervals": tally.short,
-        "readings of zero watts left out": tally.zero_readings,
+        "readings of zero watts or less left out": tally.zero_readings,
         "times that cannot be read: left out": tally.unread_times,
     }
     for what, count in told.items():
