@@ -317,9 +317,10 @@ def join(
     dataset.append(output, [], part="0-start")
     _write(output, table, figures, method, meters)
     known = ~np.isnan(figures["energy_j"])
+    filled = figures["gap_s"] > 1e-6
     return Tally(
         table["_run"].n_unique(), table.height, int(known.sum()), int(no_log.sum()),
-        int((~known & ~no_log).sum()), int(figures["short"].sum()), int((known & (figures["gap_s"] > 1e-6)).sum()),
+        int((~known & ~no_log).sum()), int(figures["short"].sum()), int((filled & known).sum()),
         int(figures["zero_readings"].sum()), whole - table.height,
     )  # fmt: skip
 
