@@ -119,3 +119,34 @@ def test_each_nanosecond_in_which_a_lane_is_busy_belongs_to_one_site(
     assert _seconds(_spans(*rows), *edges.tolist()) == expected
     busy = occupancy.busy_stretches(occupancy.occupy(SITES, _spans(*rows)))
     assert int((busy[1] - busy[0]).sum()) == int((owner >= 0).any(axis=0).sum())
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_parents_that_spans_name_are_found_without_their_names_too(lanes, monkeypatch):
+    monkeypatch.setattr(occupancy, "PART", 7)
+    rows = [
+        (depth % 3, lane, 1000 * turn + 10 * depth, 1000 * turn + 900 - 10 * depth, depth - 1)
+        for lane in range(lanes)
+        for turn in range(20)
+        for depth in range(4)
+    ]
+    named = [
+        (site, lane, start, end, -1 if parent < 0 else at - 1)
+        for at, (site, lane, start, end, parent) in enumerate(rows)
+    ]
+    silent = [(*row[:4], -1) for row in rows]
+    one, other = (occupancy.occupy(SITES, _spans(*each)) for each in (named, silent))
+    for column in ("enclosing", "start_ns", "end_ns", "column", "path"):
+        np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
+    edges = np.arange(0, 21_000, 130)
+    found = occupancy.seconds_between(one, edges)
+    monkeypatch.setattr(occupancy, "PART", 10_000)
+    np.testing.assert_array_equal(found.toarray(), occupancy.seconds_between(one, edges).toarray())
+
+
+def test_a_parent_that_ends_before_its_child_is_not_what_encloses_it(monkeypatch):
+    monkeypatch.setattr(occupancy, "PART", 2)
+    made = occupancy.occupy(
+        SITES, _spans((1, 0, 0, 10, -1), (2, 0, 12, 30, 0), (2, 0, 13, 20, 1), (1, 0, 14, 16, 1))
+    )
+    assert made.enclosing.tolist() == [-1, -1, 1, 2]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from joulemeter.design import Stretches
-from joulemeter.occupancy import Occupancy
+from joulemeter.occupancy import Occupancy, column_seconds, parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,33 +72,26 @@ def _long_calls(occupancy: Occupancy, own: Floats, least_s: float) -> Ints:
 
 def seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:
     """Innermost-running seconds of each column within what was seen (c,)."""
-    count = len(occupancy.sites)
-    if not len(occupancy):
-        return np.zeros(count)
-    if len(seen) == 1:
-        low, high = seen.start_ns[0], seen.end_ns[0]
-        length = np.clip(occupancy.end_ns, low, high) - np.clip(occupancy.start_ns, low, high)
-    else:
-        length = seen.gathered_ns(occupancy.end_ns) - seen.gathered_ns(occupancy.start_ns)
-    nested = occupancy.enclosing >= 0
-    inner = np.bincount(
-        occupancy.column[occupancy.enclosing[nested]], weights=length[nested], minlength=count
-    )
-    return np.asarray(
-        np.maximum(np.bincount(occupancy.column, weights=length, minlength=count) - inner, 0.0) / 1e9
-    )
+    return column_seconds(occupancy, (seen.start_ns, seen.end_ns))
 
 
 def call_seconds(occupancy: Occupancy, own: Floats) -> Floats:
     """How long a call of each column runs without a break, longer calls counting more: Σd²/Σd (c,)."""
     count = len(occupancy.sites)
-    once, twice = (np.bincount(occupancy.column, weights=own**power, minlength=count) for power in (1, 2))
+    once, twice = np.zeros(count), np.zeros(count)
+    for part in parts(len(own)):
+        column, mine = occupancy.column[part], own[part]
+        once += np.bincount(column, weights=mine, minlength=count)
+        twice += np.bincount(column, weights=mine * mine, minlength=count)
     return np.asarray(np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0))
 
 
 def own_seconds(occupancy: Occupancy) -> Floats:
     """Seconds that each span ran by itself (n,)."""
-    length = (occupancy.end_ns - occupancy.start_ns) / 1e9
-    nested = occupancy.enclosing >= 0
-    inner = np.bincount(occupancy.enclosing[nested], weights=length[nested], minlength=len(occupancy))
-    return np.asarray(np.maximum(length - inner, 0.0))
+    own = (occupancy.end_ns - occupancy.start_ns) / 1e9
+    for part in parts(len(own)):
+        above = occupancy.enclosing[part]
+        nested = np.flatnonzero(above >= 0)
+        length = (occupancy.end_ns[part][nested] - occupancy.start_ns[part][nested]) / 1e9
+        np.subtract.at(own, above[nested], length)
+    return np.maximum(own, 0.0, out=own)

@@ -497,6 +497,6 @@ def _spread_out(
         made,
         posterior,
         run.noise.variation,
-        np.append(call_seconds(occupancy, own_s), 1e-3),
+        run.call_s if same else np.append(call_seconds(occupancy, own_s), 1e-3),
         response,
     )

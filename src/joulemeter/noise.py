@@ -14,7 +14,7 @@ Neural Computation 4, 415), given priors that only matter when rows are few.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -194,15 +194,25 @@ class Gram:
         return self.matrix[at[left], at[right]]
 
 
-def gram(design: Design, powers: Floats, noise: Noise, extra: Extra, work: bool = True) -> Gram:
-    """The normal equations of a design under V, block by block; memory does not grow with the rows."""
+def gram(
+    design: Design,
+    powers: Floats,
+    noise: Noise,
+    extra: Extra,
+    work: bool = True,
+    columns_of: Sequence[Floats] | None = None,
+) -> Gram:
+    """The normal equations of a design under V, block by block; memory does not grow with the rows.
+
+    ``columns_of`` are the blocks' columns where they are at hand: without work, noise leaves them alone.
+    """
     parts = variances(design, powers, noise, extra)
     columns, knots = design.seconds.shape[1], design.idle.shape[1]
     size = columns * (2 if work else 1) + knots + 1
     total, log_det = np.zeros((size, size)), 0.0
-    for block in blocks(len(design)):
+    for number, block in enumerate(blocks(len(design))):
         lower = whitener(design, parts, block)
-        stacked = _stacked(design, powers, noise, extra, block, work)
+        stacked = columns_of[number] if columns_of else _stacked(design, powers, noise, extra, block, work)
         total += _inner(stacked, solved(lower, stacked))
         log_det += 2 * float(np.log(lower[0]).sum())
     return Gram((total + total.T) / 2, log_det, columns, knots, len(design))
@@ -242,11 +252,13 @@ def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual:
     """The noise that makes the rows most probable; ``usual`` is where it starts and what few rows fall back
     to."""
     start = np.log([usual.variation, usual.jitter])
+    columns = [_stacked(design, powers, usual, extra, block, work=False) for block in blocks(len(design))]
 
     def loss(x: Floats) -> float:
         noise = Noise(*np.exp(np.clip(x, -25, 5)))
         pull = ((x - start) / np.array([1.5, 1.5])) ** 2 / 2
-        return float(pull.sum()) - evidence(design, prior, powers, noise, extra)
+        sums = gram(design, powers, noise, extra, work=False, columns_of=columns)
+        return float(pull.sum()) - evidence_of(sums, prior)
 
     found = optimize.minimize(
         loss,

@@ -7,7 +7,7 @@ intervals is crossed by one span at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-CHUNK = 1_000_000
-"""Spans that are spread over readings at once: bounds the memory, not the result."""
+PART = 200_000
+"""Spans that are looked at together: what is worked out of so many stays in the processor's cache, and
+memory does not grow by it."""
+
 
 WIDE = 4
 """A span that touches more rows than this is spread over them one entry a row."""
 
 DENSE = 16_000_000
 """Cells of a table of rows and sites that is filled at once; larger ones are kept sparse throughout."""
+
+DEEPEST = 32
+"""Callers above one another up to which the parents that spans name are checked; deeper ones are sought."""
 
 MAX_SPLITS = 12
 """Virtual lanes tried for spans that overlap on one lane without nesting; then the rest is cut short."""
@@ -70,13 +75,21 @@ def occupy(sites: Sequence[Site], spans: Spans) -> Occupancy:
     rows = np.flatnonzero(end > start)
     parent = np.asarray(spans.parent, np.int64)
     rows = _sorted_rows(rows, np.asarray(spans.lane), start, end, parent)
-    start, end, column = start[rows], end[rows], column[rows]
-    enclosing, end = _enclosing(np.asarray(spans.lane)[rows], start, end)
-    caller = _callers(rows, parent, enclosing, column, start, end, sites)
+    start, end, column, lane = start[rows], end[rows], column[rows], np.asarray(spans.lane)[rows]
+    named = _named(rows, parent)
+    enclosing = _on_lane(named, lane)
+    if not _nests(enclosing, lane, start, end):
+        enclosing, end = _enclosing(lane, start, end)
+    caller = _callers(named, enclosing, column, start, end, sites)
     path, path_column, path_above = _paths(caller, column, len(sites))
-    return Occupancy(
-        sites, calls, column, enclosing.astype(np.int32), start, end, path, path_column, path_above
-    )
+    return Occupancy(sites, calls, column, enclosing, start, end, path, path_column, path_above)
+
+
+def parts(count: int, least: int = 0) -> Iterator[slice]:
+    """Slices of PART rows, or ``least`` if that is more."""
+    step = max(PART, least)
+    for low in range(0, count, step):
+        yield slice(low, min(low + step, count))
 
 
 def _columns(sites: Sequence[Site], site: NDArray[Any]) -> tuple[tuple[Site, ...], NDArray[np.int32]]:
@@ -94,8 +107,10 @@ def _columns(sites: Sequence[Site], site: NDArray[Any]) -> tuple[tuple[Site, ...
 def _sorted_rows(rows: Ints, lane: NDArray[Any], start: Ints, end: Ints, parent: Ints) -> Ints:
     """``rows`` lane by lane, by start; of spans that start together the outer one first."""
     found = []
-    for each in np.unique(lane[rows]) if len(rows) else ():
-        mine = rows[lane[rows] == each]
+    lanes = lane[rows]
+    several = len(rows) > 0 and bool((lanes != lanes[0]).any())
+    for each in np.unique(lanes) if several else lanes[:1]:
+        mine = rows[lanes == each] if several else rows
         began = start[mine]
         if (began[1:] < began[:-1]).any():
             mine = mine[np.argsort(began, kind="stable")]
@@ -122,13 +137,75 @@ def _depth(rows: Ints, parent: Ints) -> Ints:
     return depth
 
 
-def _enclosing(lane: NDArray[Any], start: Ints, end: Ints) -> tuple[Ints, Ints]:
+def _named(rows: Ints, parent: Ints) -> NDArray[np.int32]:
+    """Which of ``rows`` each names as its parent (n,); −1: none, itself, or a row that is not among them."""
+    place = np.full(len(parent) + 1, -1, np.int32)
+    place[rows] = np.arange(len(rows), dtype=np.int32)
+    named = np.empty(len(rows), np.int32)
+    for part in parts(len(rows)):
+        mine = parent[rows[part]]
+        mine[(mine < 0) | (mine >= len(parent))] = -1
+        above = place[mine]
+        above[above == np.arange(part.start, part.stop)] = -1
+        named[part] = above
+    return named
+
+
+def _on_lane(named: NDArray[np.int32], lane: NDArray[Any]) -> NDArray[np.int32]:
+    """The parents named that ran on their child's lane; −1 for the others."""
+    made = named.copy()
+    for part in parts(len(named)):
+        made[part][lane[named[part]] != lane[part]] = -1
+    return made
+
+
+def _nests(named: NDArray[np.int32], lane: NDArray[Any], start: Ints, end: Ints) -> bool:
+    """Whether the parents that rows name on their lanes are what encloses them, as recorders of calls say.
+
+    They are where each row lies in its parent and no two rows of one lane and one depth overlap. Checking
+    that is a fifth of the work of finding it out.
+    """
+    depth, last = np.zeros(len(named), np.int8), np.full(DEEPEST + 1, -1, np.int64)
+    for part in parts(len(named)):
+        if not _lie_inside(named, end, part) or not _found_depths(depth, named, part):
+            return False
+        mine = depth[part]
+        for level in range(int(mine.max()) + 1):
+            rows = part.start + np.flatnonzero(mine == level)
+            if last[level] >= 0:
+                rows = np.append(last[level], rows)
+            follows = lane[rows[1:]] == lane[rows[:-1]]
+            if (follows & (start[rows[1:]] < end[rows[:-1]])).any():
+                return False
+            last[level] = rows[-1] if len(rows) else -1
+    return True
+
+
+def _lie_inside(named: NDArray[np.int32], end: Ints, part: slice) -> bool:
+    """Whether a part's rows follow the parents they name and end no later; by order none starts sooner."""
+    below = part.start + np.flatnonzero(named[part] >= 0)
+    above = named[below]
+    return not ((above >= below) | (end[below] > end[above])).any()
+
+
+def _found_depths(depth: NDArray[np.int8], named: NDArray[np.int32], part: slice) -> bool:
+    """Fills in the depths of a part's rows, those of the rows before being known; False beyond DEEPEST."""
+    above = named[part]
+    for _ in range(DEEPEST):
+        fresh = np.where(above >= 0, depth[above] + np.int8(1), np.int8(0))
+        if (fresh == depth[part]).all():
+            return True
+        depth[part] = fresh
+    return False
+
+
+def _enclosing(lane: NDArray[Any], start: Ints, end: Ints) -> tuple[NDArray[np.int32], Ints]:
     """The row that encloses each row on its lane (−1: none), and the ends.
 
     Spans of one lane that overlap without nesting (tasks that take turns, kernels of one queue) run at
     once: those that outlast the span they started in are moved to a lane of their own.
     """
-    enclosing, end = np.full(len(start), -1, np.int64), end.copy()
+    enclosing, end = np.full(len(start), -1, np.int32), end.copy()
     if not len(lane):
         return enclosing, end
     edges = np.flatnonzero(np.append(True, lane[1:] != lane[:-1]))
@@ -179,67 +256,64 @@ def _nesting(start: Ints, end: Ints) -> Ints:
 
 
 def _callers(
-    rows: Ints,
-    parent: Ints,
-    enclosing: Ints,
+    named: NDArray[np.int32],
+    enclosing: NDArray[np.int32],
     column: NDArray[np.int32],
     start: Ints,
     end: Ints,
     sites: tuple[Site, ...],
-) -> Ints:
+) -> NDArray[np.int32]:
     """Who called each row: the parent it names, else what encloses it, else the run as a whole."""
-    caller = enclosing.copy()
-    named = parent[rows]
-    named = np.where((named >= 0) & (named < len(parent)), named, -1)
-    if (named >= 0).any():
-        place = np.full(len(parent), -1, np.int64)
-        place[rows] = np.arange(len(rows))
-        at = np.where(named >= 0, place[named], -1)
-        caller = np.where((at >= 0) & (at != np.arange(len(rows))), at, caller)
+    caller = np.where(named >= 0, named, enclosing)
     whole = np.array([site.kind == "run" for site in sites], bool)
     runs = np.flatnonzero(whole[column]) if whole.any() else np.empty(0, np.int64)
+    if not len(runs):
+        return caller
+    orphans = np.flatnonzero(caller < 0)
+    orphans = orphans[~whole[column[orphans]]]
     for run in runs[:64]:
-        orphan = (caller < 0) & ~whole[column] & (start >= start[run]) & (start < end[run])
-        caller[orphan] = run
+        mine = orphans[(start[orphans] >= start[run]) & (start[orphans] < end[run]) & (caller[orphans] < 0)]
+        caller[mine] = run
     return caller
 
 
 def _paths(
-    caller: Ints, column: NDArray[np.int32], width: int
+    caller: NDArray[np.int32], column: NDArray[np.int32], width: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
     """Each row's chain of callers as a number; a chain that bites its tail is cut at the root."""
     path = np.full(len(caller), -1, np.int32)
     columns: list[Any] = [np.empty(0, np.int32)]
     aboves: list[Any] = [np.empty(0, np.int32)]
-    count, todo = 0, np.arange(len(caller))
-    up = np.full(len(caller), -1, np.int64)
-    ready = caller < 0
-    while len(todo):
-        if not ready.any():
-            ready, up[:] = np.ones(len(todo), bool), -1
-        now, key = todo[ready], (up[ready] + 1) * width + column[todo[ready]]
+    now, todo = (np.flatnonzero(some).astype(np.int32) for some in (caller < 0, caller >= 0))
+    count, up = 0, np.full(len(now), -1, np.int32)
+    while len(now) or len(todo):
+        if not len(now):
+            now, todo, up = todo, todo[:0], np.full(len(todo), -1, np.int32)
+        whole: type[np.signedinteger[Any]] = np.int32 if (count + 1) * width < 2**31 else np.int64
+        key: NDArray[Any] = (up.astype(whole) + 1) * width
+        key += column[now]
         distinct, which = _distinct(key)
-        path[now] = (count + which).astype(np.int32)
+        path[now] = which + np.int32(count)
         columns.append((distinct % width).astype(np.int32))
         aboves.append((distinct // width - 1).astype(np.int32))
         count += len(distinct)
-        todo = todo[~ready]
-        up = path[caller[todo]].astype(np.int64)
-        ready = up >= 0
+        above = path[caller[todo]]
+        ready = above >= 0
+        now, up, todo = todo[ready], above[ready], todo[~ready]
     return path, np.concatenate(columns), np.concatenate(aboves)
 
 
-def _distinct(key: Ints) -> tuple[Ints, Ints]:
+def _distinct(key: NDArray[Any]) -> tuple[Ints, NDArray[np.int32]]:
     """The sorted distinct keys, and which of them each key is; by a table where keys are small."""
     top = int(key.max()) + 1
     if top > max(4 * len(key), 1_000_000):
         distinct, which = np.unique(key, return_inverse=True)
-        return distinct, which
+        return distinct, which.astype(np.int32)
     seen = np.zeros(top, bool)
     seen[key] = True
     distinct = np.flatnonzero(seen)
-    place = np.zeros(top, np.int64)
-    place[distinct] = np.arange(len(distinct))
+    place = np.zeros(top, np.int32)
+    place[distinct] = np.arange(len(distinct), dtype=np.int32)
     return distinct, place[key]
 
 
@@ -254,14 +328,19 @@ def seconds_between(occupancy: Occupancy, edges_ns: Ints) -> sparse.csr_matrix:
     total = sparse.csr_matrix(shape, dtype=np.float64)
     narrow: list[sparse.csr_matrix] = []
     upto = 0
-    for low in range(0, len(occupancy), CHUNK):
-        inside, wide = _overlaps(occupancy, slice(low, low + CHUNK), edges_ns, shape)
+    for low in range(0, len(occupancy), PART):
+        inside, wide = _overlaps(occupancy, slice(low, low + PART), edges_ns, shape)
         if wide is not None:
             total = total + wide
         if inside is None:
             continue
         first, block = inside
-        if first < upto:  # another lane begins, or chunks share a row
+        shared = upto - first
+        if narrow and 0 < shared <= min(block.shape[0], narrow[-1].shape[0]):  # a row that two parts touch
+            before = narrow.pop()
+            narrow += [before[:-shared], before[-shared:] + block[:shared]]
+            first, block = upto, block[shared:]
+        elif shared > 0:  # another lane begins
             total = total + _placed(narrow, upto, shape)
             narrow, upto = [], 0
         narrow += [sparse.csr_matrix((first - upto, shape[1])), block]
@@ -343,21 +422,19 @@ def _block(
     if (high - low) * width > DENSE:
         made = _entries(start, end, first, touched, own, above, edges, (len(edges) - 1, width))
         return made[low:high]
-    dense = np.zeros((high - low) * width)
+    keys, values = [], []
     for step in range(int(touched.max())):
-        mine = np.flatnonzero(touched > step)
+        mine = np.flatnonzero(touched > step) if step else slice(None)
         row = first[mine] + step
-        overlap = (np.minimum(end[mine], edges[row + 1]) - np.maximum(start[mine], edges[row])).astype(
-            np.float64
-        )
-        key = (row - low) * width
-        dense += np.bincount(key + own[mine], weights=overlap, minlength=len(dense))
-        nested = above[mine] >= 0
-        if nested.any():
-            dense -= np.bincount(
-                key[nested] + above[mine][nested], weights=overlap[nested], minlength=len(dense)
-            )
-    return sparse.csr_matrix(dense.reshape(high - low, width))
+        overlap = np.minimum(end[mine], edges[row + 1]) - np.maximum(start[mine], edges[row])
+        key, over = (row - low) * width, above[mine]
+        nested = np.flatnonzero(over >= 0)
+        keys += [key + own[mine], key[nested] + over[nested]]
+        values += [overlap, -overlap[nested]]
+    dense = np.bincount(np.concatenate(keys), weights=np.concatenate(values), minlength=(high - low) * width)
+    full = np.flatnonzero(dense)
+    ends = np.searchsorted(full, np.arange(high - low + 1) * width)
+    return sparse.csr_matrix((dense[full], full % width, ends), shape=(high - low, width))
 
 
 def _count_up(counts: Ints) -> Ints:
@@ -417,12 +494,26 @@ def callers_matrix(occupancy: Occupancy, path_value: Floats) -> sparse.csr_matri
 
 def path_seconds(occupancy: Occupancy, seen: tuple[Ints, Ints] | None = None) -> Floats:
     """Innermost-running seconds by path (p,), of the time within ``seen`` (starts, ends; None: all of it)."""
-    length = _seen_ns(occupancy.start_ns, occupancy.end_ns, seen)
-    count = len(occupancy.path_column)
-    nested = occupancy.enclosing >= 0
-    gross = np.bincount(occupancy.path, weights=length, minlength=count)
-    inner = np.bincount(occupancy.path[occupancy.enclosing[nested]], weights=length[nested], minlength=count)
-    return np.asarray(np.maximum(gross - inner, 0.0) / 1e9)
+    return _net_seconds(occupancy, occupancy.path, len(occupancy.path_column), seen)
+
+
+def column_seconds(occupancy: Occupancy, seen: tuple[Ints, Ints]) -> Floats:
+    """Innermost-running seconds by site (s,), of the time within ``seen`` (starts, ends)."""
+    return _net_seconds(occupancy, occupancy.column, len(occupancy.sites), seen)
+
+
+def _net_seconds(
+    occupancy: Occupancy, group: NDArray[np.int32], count: int, seen: tuple[Ints, Ints] | None
+) -> Floats:
+    """Seconds by group (count,): each span's nanoseconds seen, less those of the spans that it encloses."""
+    net = np.zeros(count + 1)
+    for part in parts(len(occupancy), count):
+        length = _seen_ns(occupancy.start_ns[part], occupancy.end_ns[part], seen)
+        above = occupancy.enclosing[part]
+        around = np.where(above >= 0, group[above], count)
+        net += np.bincount(group[part], weights=length, minlength=count + 1)
+        net -= np.bincount(around, weights=length, minlength=count + 1)
+    return np.asarray(np.maximum(net[:count], 0.0) / 1e9)
 
 
 def site_seconds(occupancy: Occupancy) -> Floats:
@@ -436,8 +527,12 @@ def site_seconds(occupancy: Occupancy) -> Floats:
         over = on_path[above] if above >= 0 else frozenset()
         repeated[number] = column in over
         on_path.append(over | {column})
-    length = np.where(repeated[occupancy.path], 0, occupancy.end_ns - occupancy.start_ns)
-    return np.asarray(np.bincount(occupancy.column, weights=length, minlength=len(occupancy.sites)) / 1e9)
+    total = np.zeros(len(occupancy.sites))
+    for part in parts(len(occupancy)):
+        length = occupancy.end_ns[part] - occupancy.start_ns[part]
+        length[repeated[occupancy.path[part]]] = 0
+        total += np.bincount(occupancy.column[part], weights=length, minlength=len(total))
+    return np.asarray(total / 1e9)
 
 
 def _seen_ns(start: Ints, end: Ints, seen: tuple[Ints, Ints] | None) -> Floats:

@@ -12,7 +12,7 @@ from scipy import linalg, sparse
 
 from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns, spacing_ns
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
-from joulemeter.occupancy import Occupancy, around, seconds_between
+from joulemeter.occupancy import Occupancy, around, parts, seconds_between
 from joulemeter.reading import Rail
 from joulemeter.timeline import Timeline
 
@@ -387,18 +387,22 @@ def _nearby(rows: _Excerpt, reach: int) -> Stretches:
 
 def _busiest(occupancy: Occupancy) -> Ints:
     """Which of SITES + 1 columns each site goes to."""
-    length = np.bincount(
-        occupancy.column, weights=occupancy.end_ns - occupancy.start_ns, minlength=len(occupancy.sites)
-    )
+    length = np.zeros(len(occupancy.sites))
+    for part in parts(len(occupancy)):
+        mine = occupancy.end_ns[part] - occupancy.start_ns[part]
+        length += np.bincount(occupancy.column[part], weights=mine, minlength=len(length))
     columns = np.full(len(occupancy.sites), SITES)
     columns[np.argsort(-length)[:SITES]] = np.arange(min(SITES, len(occupancy.sites)))
     return columns
 
 
 def _group_calls(occupancy: Occupancy, columns: Ints) -> Floats:
-    length = (occupancy.end_ns - occupancy.start_ns) / 1e9
-    at = columns[occupancy.column]
-    once, twice = (np.bincount(at, weights=length**power, minlength=SITES + 1) for power in (1, 2))
+    once, twice = np.zeros(SITES + 1), np.zeros(SITES + 1)
+    for part in parts(len(occupancy)):
+        length = (occupancy.end_ns[part] - occupancy.start_ns[part]) / 1e9
+        at = columns[occupancy.column[part]]
+        once += np.bincount(at, weights=length, minlength=SITES + 1)
+        twice += np.bincount(at, weights=length * length, minlength=SITES + 1)
     return np.asarray(np.divide(twice, once, out=np.full(SITES + 1, 1e-3), where=once > 0))
 
 
