@@ -17,6 +17,8 @@ MARKS = {"blue": "#0072b2", "orange": "#d55e00", "grey": "#666666"}
 """Told apart by every kind of colour vision (Okabe and Ito, 2008)."""
 CROWDED = 5000
 """Runs from which a plot shows how many lie where, not each of them."""
+TICKS = ((0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0), (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0))
+"""Of predicted over true energy: over a wide span, and over a narrow one."""
 KINDS = ("cost", "loss", "error")
 
 
@@ -65,11 +67,11 @@ def _cost(figure: Any, runs: Runs, fitted: Fitted) -> None:
     _cloud(figure, left, parameters, datum, depth)
     _cloud(figure, right, held, datum, depth, bar=True)
     edges = [(level.name, level.size_bytes) for level in model.levels if np.isfinite(level.size_bytes)]
-    for name, size in edges:
+    for k, (name, size) in enumerate(edges):
         right.axvline(size, color=MARKS["grey"], linestyle="--", linewidth=1)
         right.annotate(
             f"{name} ends",
-            (size, 0.99),
+            (size, 0.99 - 0.15 * (k % 2)),
             xycoords=("data", "axes fraction"),
             ha="right",
             va="top",
@@ -152,7 +154,9 @@ def _error(figure: Any, runs: Runs, fitted: Fitted) -> None:
     for offset in (model.low, model.high):
         right.axhline(np.exp(-offset), color=MARKS["grey"], linestyle=":", linewidth=1)
     ticks = [
-        tick for tick in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0) if ratio.min() * 0.8 < tick < ratio.max() * 1.25
+        tick
+        for tick in TICKS[int(ratio.max() < 4 * ratio.min())]
+        if ratio.min() * 0.95 < tick < ratio.max() * 1.05
     ]
     right.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     right.minorticks_off()
