@@ -3,8 +3,8 @@
     python benchmarks/networks.py --budget 30m
 
 Builds this device's data set (or takes the one given by --data), learns from it, then times about thirty networks of
-torchvision and transformers as users run them and prints how far the predictions lie. Every network's time is
-foreseen before it is taken. Wants a quiet machine; ``--threads 1 --cpu-time`` serves on a busy one.
+torchvision and transformers as users run them and prints how far the predictions lie. The times it measures have
+no part in what is learnt. Wants a quiet machine; ``--threads 1 --cpu-time`` serves on a busy one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from joulemeter import bench, networks, predict, pricing, units
+from joulemeter import bench, networks, predict, pricing, timing, units
 from joulemeter.graphs import torch_export
 from joulemeter.isolate import machine
 from joulemeter.networks import language, vision
@@ -47,7 +47,7 @@ def _transformer(kind: str, tokens: int) -> Built:
     import torch
     import transformers
 
-    ids = torch.ones(1, tokens, dtype=torch.long)
+    ids = torch.randint(30000, (1, tokens))
     if kind == "bert":
         return transformers.BertModel(transformers.BertConfig()).eval(), (ids,)
     return transformers.GPT2LMHeadModel(transformers.GPT2Config(use_cache=False)).eval(), (ids,)
@@ -56,9 +56,7 @@ def _transformer(kind: str, tokens: int) -> Built:
 def _llama(tokens: int) -> Built:
     import torch
 
-    return language.text("llama", 32000, tokens, 1024, 16, 2816, 6, 4), (
-        torch.ones(1, tokens, dtype=torch.long),
-    )
+    return language.text("llama", 32000, tokens, 1024, 16, 2816, 6, 4), (torch.randint(32000, (1, tokens)),)
 
 
 def main() -> None:
@@ -72,6 +70,9 @@ def main() -> None:
     parser.add_argument(
         "--cpu-time", action="store_true", help="CPU seconds in place of seconds: busy machines"
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the data set first")
+    parser.add_argument("--build-only", action="store_true", help="only the data set")
+    parser.add_argument("--real", type=Path, help="where the measured times are kept, or taken from if there")
     parser.add_argument("--json", type=Path, help="also write the table as JSON")
     options = parser.parse_args()
     import torch
@@ -79,20 +80,41 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
     folder = options.data or Path(tempfile.mkdtemp(prefix="joulemeter-networks-")) / "data"
-    if not folder.exists():
+    if not folder.exists() or options.resume:
         plan = bench.Plan(units.parse_seconds(options.budget), clock=clock, backward=0.0)
         with machine(period_s=bench.period_s()) as stage:
-            tally = bench.bench(folder, plan, stage, progress=_progress)
-        print(
-            f"\n{folder}: {tally.kernels} kernels, {tally.models} networks; left out {dict(tally.left_out)}"
-        )
+            tally = bench.bench(folder, plan, stage, options.resume, progress=_progress)
+        print(f"\n{folder}: {tally.kernels} kernels, {tally.models} networks added")
+        print(f"left out {dict(tally.left_out)}")
+    real = json.loads(options.real.read_text()) if options.real and options.real.exists() else None
+    if not options.build_only:
+        real = real or measured(clock)
+        if options.real:
+            options.real.write_text(json.dumps(real, indent=1))
+    if real is None:
+        return
     began = time.monotonic()
     found = pricing.taught(folder)
     print(f"learnt in {time.monotonic() - began:.0f} s; {_words(found)}\n")
-    rows = list(_compared(found, clock))
+    rows = list(_compared(found, real))
     _summary(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
+
+
+def measured(clock: Callable[[], float], visits: int = 3) -> dict[str, float]:
+    """The seconds of one pass of each network: the median of visits a while apart, so that a slow minute of
+    the machine cannot make one network slow."""
+    import torch
+
+    taken: dict[str, list[float]] = {}
+    for _ in range(visits):
+        for name, build in unseen():
+            module, arguments = build()
+            with torch.inference_mode():
+                timed = timing.repeat(lambda m=module, a=arguments: m(*a), 1.0, 3.0, clock)
+            taken.setdefault(name, []).append(timed.time_s)
+    return {name: sorted(each)[len(each) // 2] for name, each in taken.items()}
 
 
 def _progress(what: str, spent: float) -> None:
@@ -106,17 +128,14 @@ def _words(found: pricing.Pricing) -> str:
     return f"from {each.networks} networks: {costs}; 90 % within ±{math.expm1(each.spread):.1%}"
 
 
-def _compared(found: pricing.Pricing, clock: Callable[[], float]) -> Iterator[dict[str, Any]]:
-    import torch
-
+def _compared(found: pricing.Pricing, real: dict[str, float]) -> Iterator[dict[str, Any]]:
     print(
         f"{'network':<26}{'predicted':>11}{'interval (90 %)':>22}{'real':>11}{'error':>9}{'FLOPs priced':>14}"
     )
     for name, build in unseen():
         module, arguments = build()
         priced = predict.price(torch_export.from_module(module, arguments, name=name), found)
-        with torch.inference_mode():
-            real_s = bench.repeat(lambda m=module, a=arguments: m(*a), 2.0, 6.0, clock).time_s
+        real_s = real[name]
         error = priced.time.value / real_s - 1
         inside = priced.time.low <= real_s <= priced.time.high
         interval = f"{priced.time.low * 1e3:.1f} – {priced.time.high * 1e3:.1f}{' ' if inside else '!'}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from joulemeter import bench, dataset, kernels, networks
+from joulemeter import bench, dataset, kernels, networks, timing
 from joulemeter.conditions import Conditions
 from joulemeter.errors import DatasetError, UsageError
 from joulemeter.kernel import Kernel
@@ -151,7 +151,7 @@ def test_the_time_of_a_call_is_its_median_and_lies_in_its_interval() -> None:
     def call() -> None:
         now[0] += float(next(spent))
 
-    timed = bench.repeat(call, 0.01, 0.05, clock=lambda: now[0])
+    timed = timing.repeat(call, 0.01, 0.05, clock=lambda: now[0])
     assert timed.low_s <= 1e-3 <= timed.high_s
     assert timed.time_s == pytest.approx(1e-3, rel=0.1)
 

@@ -7,24 +7,26 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from joulemeter import dataset, fusion, host, kernels, networks, traffic
+from joulemeter import dataset, fusion, host, kernels, networks, rig, traffic
 from joulemeter.device import Device
 from joulemeter.errors import DatasetError, GraphError, UsageError
 from joulemeter.isolate import Stage
 from joulemeter.kernel import Kernel
 from joulemeter.kernels import backward as gradients
+from joulemeter.ledger import number
 from joulemeter.network import Network
 from joulemeter.reading import Origin
 from joulemeter.record import Record
-from joulemeter.rig import Call, rig
+from joulemeter.timing import DISTURBED, WINDOW_S, Clock, Staged, Timed, in_turn, repeat
 
 if TYPE_CHECKING:
     from joulemeter.models.predictor import Predictor
@@ -33,18 +35,27 @@ if TYPE_CHECKING:
 DEVICE_FILE = "device.json"
 MODEL_SHARE = 0.35
 """The part of the budget that whole networks take."""
-WINDOW_S = 0.15
-"""How long one kernel is repeated where its energy is not read off a slow meter."""
-_BATCH_S = 0.004
 ADAPTIVE_FROM = 0.6
 """The part of the kernels' time after which samples go where the predictor knows least."""
 CANDIDATES = 6
 _ESTIMATE_S = 0.1
 _LONG_S = 300.0
 """Shorter benches have no time to learn in between."""
-_FEWEST_BATCHES = 9
-_FEWEST_QUIET = 5
 _FLUSH = 40
+GROUP = 32
+"""Kernels that are timed in turn with each other: enough that each finds its weights cold again."""
+GROUP_S = 4.0
+_GROUP_BYTES = 1.5 * 2**30
+_GROUP_SHARE = 0.05
+"""A group takes no more than this part of a small budget."""
+_LEARN_FROM = 1200
+"""Kernels that are learnt from on the way: enough to see where little is known, few enough to be quick."""
+REFERENCE = Kernel(
+    "conv",
+    {"height": 56, "width": 56, "in_channels": 64, "out_channels": 64, "kernel_height": 3, "kernel_width": 3},
+)
+"""Timed with each group and before each network: what it takes says how fast the machine was just then."""
+_REFERENCE_S = 0.05
 _REST_S = 0.3
 
 # How many of each hundred samples a family gets: those that most of the time of networks goes to, and that
@@ -58,21 +69,6 @@ WEIGHTS: dict[str, float] = {
 }  # fmt: skip
 # Families that PyTorch runs one by one are not sampled fused for it.
 _FUSED_ONLY = ("-relu", "-hswish", "-silu", "-bn", "-add", "-gelu")
-
-
-Clock = Callable[[], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Timed:
-    """A call's time with its 95 % interval, and the stretch of ``monotonic_ns`` in which it was repeated."""
-
-    time_s: float
-    low_s: float
-    high_s: float
-    start_ns: int
-    end_ns: int
-    calls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +131,10 @@ def bench(
     samples = _samples(plan, done)
     for until in (ADAPTIVE_FROM * last, last):
         while spent() < until:
-            kernel, backend = next(samples)
-            tally.kernels += log.kernel(kernel, backend, tally)
-            if progress and tally.kernels % 10 == 0:
+            log.kernel(*next(samples), tally)
+            if progress:
                 progress(f"{tally.kernels} kernels", spent())
-        log.flush()
+        log.finish(tally)
         if until < last and plan.budget_s >= _LONG_S:
             samples = _least_known(samples, folder)
     for definition in _definitions(plan, done):
@@ -170,11 +165,9 @@ def _check(plan: Plan) -> None:
         kernels.family(name)
     for name in plan.models or ():
         networks.variant(name, 0)
-    from joulemeter.rig import backends
-
     for backend in plan.backends:
-        if backend not in backends():
-            raise UsageError(f"there is no backend '{backend}' here", f"one of {', '.join(backends())}")
+        if backend not in rig.backends():
+            raise UsageError(f"there is no backend '{backend}' here", f"one of {', '.join(rig.backends())}")
 
 
 def _resumed(folder: Path, this: Device, resume: bool) -> set[str]:
@@ -224,6 +217,7 @@ def _least_known(samples: Iterator[tuple[Kernel, str]], folder: Path) -> Iterato
     known = {}
     for backend in {record.backend for record in records if record.level == "kernel"}:
         mine = [r for r in records if r.level == "kernel" and r.backend == backend]
+        mine = [mine[i] for i in np.random.default_rng(0).permutation(len(mine))[:_LEARN_FROM]]
         if any(record.energy_j > 0 for record in mine):
             known[backend] = learning.fit(mine)
     while True:
@@ -258,71 +252,11 @@ def _definitions(plan: Plan, done: set[str]) -> Iterator[networks.Definition]:
                 yield definition
 
 
-def repeat(
-    call: Call, window_s: float = WINDOW_S, limit_s: float = 2.0, clock: Clock = time.perf_counter
-) -> Timed:
-    """``call`` warmed up and repeated in batches for ``window_s``; the median batch, and its interval.
+def _mode(kernel: Kernel, backend: str) -> AbstractContextManager[Any]:
+    """Without gradients where PyTorch runs forward, as in inference."""
+    import torch
 
-    The interval is that of the median by its order statistics, which needs no shape of the scatter
-    (David and Nagaraja, Order Statistics, 7.1). Batches in which the system took a CPU away from this process
-    are left out where enough others remain: what is timed is the call, not its neighbours. A call longer than
-    ``limit_s`` is taken twice.
-    """
-    first = _seconds(call, 1, clock)
-    once = min(first, _seconds(call, 1, clock))
-    while once * 50 < _BATCH_S and first > 3 * once:  # still warming up
-        first, once = once, _seconds(call, 3, clock) / 3
-    times = max(1, round(_BATCH_S / max(once, 1e-7)))
-    _seconds(call, times, clock)
-    batches: list[float] = []
-    disturbed: list[bool] = []
-    calls = 0
-    start_ns = time.monotonic_ns()
-    end = clock() + window_s
-    most = clock() + max(limit_s, window_s)
-    while True:
-        before = _preempted()
-        batches.append(_seconds(call, times, clock) / times)
-        disturbed.append(_preempted() > before)
-        calls += times
-        now = clock()
-        if (now > end and len(batches) >= _FEWEST_BATCHES) or (now > most and len(batches) >= 2):
-            break
-    quiet = [each for each, pushed in zip(batches, disturbed, strict=True) if not pushed]
-    low, middle, high = _median(quiet if len(quiet) >= _FEWEST_QUIET else batches)
-    return Timed(middle, low, high, start_ns, time.monotonic_ns(), calls)
-
-
-def _seconds(call: Call, times: int, clock: Clock) -> float:
-    start = clock()
-    for _ in range(times):
-        call()
-    _synchronize()
-    return clock() - start
-
-
-def _preempted() -> int:
-    """How often a thread of this process has lost its CPU against its will."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-
-
-def _synchronize() -> None:
-    import sys
-
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-
-
-def _median(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median with a 95 % interval: the order statistics n/2 ∓ 0.98 √n."""
-    ordered = np.sort(values)
-    n = len(ordered)
-    reach = 0.98 * math.sqrt(n)
-    low, high = max(0, math.floor(n / 2 - reach)), min(n - 1, math.ceil(n / 2 + reach))
-    return float(ordered[low]), float(np.median(ordered)), float(ordered[high])
+    return torch.inference_mode(kernel.direction != "backward" and backend.startswith("torch"))
 
 
 class _Log:
@@ -336,31 +270,67 @@ class _Log:
         slow = [rail.period_ns / 1e9 for rail in stage.rails() if rail.origin == "measured"]
         # A meter's edges are known to about a period: fifty of them keep the energy near two per cent.
         self.window_s = max([WINDOW_S, *(50 * each for each in slow)])
+        self.measured = bool(slow)
+        self.groups: dict[tuple[str, bool], list[tuple[Kernel, Staged]]] = defaultdict(list)
+        self.reference = rig.stage(REFERENCE) if plan.device == "cpu" else None
 
-    def kernel(self, kernel: Kernel, backend: str, tally: Tally) -> bool:
-        """Times ``kernel``; False where it cannot run here, which is counted."""
-        import torch
-
+    def kernel(self, kernel: Kernel, backend: str, tally: Tally) -> None:
+        """Sets ``kernel`` up to be timed with others in turn; what cannot run here is counted."""
         try:
-            call = rig(kernel, backend, self.plan.device)
-            if call is None:
+            staged = rig.stage(kernel, backend, self.plan.device)
+            if staged is None:
                 tally.left_out[f"{kernel.family} on {backend}: no such kernel"] += 1
-                return False
-            self._rested()
-            with torch.inference_mode(kernel.direction != "backward" and backend.startswith("torch")):
-                timed = repeat(call, self.window_s, clock=self.plan.clock)
+                return
+            with _mode(kernel, backend):
+                staged.call()
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             tally.left_out[f"{kernel.family} {kernel.direction} on {backend}: {line[:120]}"] += 1
-            return False
+            return
+        group = self.groups[backend, kernel.direction == "backward"]
+        group.append((kernel, staged))
+        held = math.fsum(rig.held_bytes(each) for each, _ in group)
+        if len(group) >= GROUP or held > _GROUP_BYTES:
+            self._measure(group, backend, tally)
+
+    def _measure(self, group: list[tuple[Kernel, Staged]], backend: str, tally: Tally) -> None:
+        """Times a group in rounds, once more where others took much of the machine meanwhile."""
+        self._rested()
+        reference = [] if self.reference is None else [self.reference]
+        calls = [*reference, *(staged for _, staged in group)]
+        with _mode(group[0][0], backend):
+            timed = self._rounds(calls)
+            if timed[0].taken > DISTURBED:
+                timed = min(timed, self._rounds(calls), key=lambda each: each[0].taken)
+            pairs = zip(group, timed[len(reference) :], strict=True)
+            own = [self._own_stretch(staged, each) for (_, staged), each in pairs]
+        facts = {"reference_s": timed[0].time_s} if reference else {}
+        for (kernel, _), each in zip(group, own, strict=True):
+            self._add_kernel(kernel, backend, each, facts)
+        tally.kernels += len(group)
+        group.clear()
+
+    def _rounds(self, calls: Sequence[Staged]) -> list[Timed]:
+        if self.plan.device != "cpu":  # a GPU is fed ahead: single launches cannot be timed from outside
+            return [repeat(each.call, self.window_s, clock=self.plan.clock) for each in calls]
+        return in_turn(calls, min(GROUP_S, _GROUP_SHARE * self.plan.budget_s), self.plan.clock)
+
+    def _own_stretch(self, staged: Staged, timed: Timed) -> Timed:
+        """``timed`` with a stretch in which nothing else ran, where a meter must see it alone."""
+        if not self.measured or self.plan.device != "cpu":
+            return timed
+        alone = repeat(staged.call, self.window_s, clock=self.plan.clock)
+        return replace(timed, start_ns=alone.start_ns, end_ns=alone.end_ns)
+
+    def _add_kernel(self, kernel: Kernel, backend: str, timed: Timed, more: dict[str, Any]) -> None:
         work, macs = kernels.work(kernel), kernels.multiply_adds(kernel)
         facts = {
             "multiply_adds": macs,
             "least_time_s": traffic.least_time_s(work, macs, self.device, kernel.dtype),
             "moved_bytes": traffic.by_level(work, macs, self.device, kernel.dtype),
+            **more,
         }
         self._add(self._record("kernel", kernel.family, backend, timed, kernel=kernel, facts=facts), timed)
-        return True
 
     def network(self, definition: networks.Definition, tally: Tally) -> bool:
         """Times a whole network with PyTorch and keeps the kernels it is made of."""
@@ -380,11 +350,17 @@ class _Log:
         )
         self._rested()
         with torch.inference_mode():
+            facts = self._reference_s()
             timed = repeat(lambda: module(*arguments), max(1.0, self.window_s), 4.0, self.plan.clock)
-        facts = {"kernels": composition(read), "unpriced": read.unpriced}
+        facts |= {"kernels": composition(read), "unpriced": read.unpriced}
         family = definition.name.rpartition("-")[0]
         self._add(self._record("model", family, "torch", timed, network=read, facts=facts), timed)
         return True
+
+    def _reference_s(self) -> dict[str, Any]:
+        if self.reference is None:
+            return {}
+        return {"reference_s": in_turn([self.reference], _REFERENCE_S, self.plan.clock)[0].time_s}
 
     def _record(
         self, level: Any, family: str, backend: str, timed: Timed, *, facts: dict[str, Any],
@@ -400,7 +376,7 @@ class _Log:
             write_bytes=math.fsum(w.write_bytes for w in works),
             parameters=network.parameters if network else math.fsum(w.parameters for w in works),
             time_s=timed.time_s, time_low_s=timed.low_s, time_high_s=timed.high_s, repeats=timed.calls,
-            facts=facts,
+            facts={**facts, "others_share": number(timed.taken)},
         )  # fmt: skip
 
     def _rested(self) -> None:
@@ -414,6 +390,13 @@ class _Log:
         self.waiting.append((record, timed))
         if len(self.waiting) >= _FLUSH:
             self.flush()
+
+    def finish(self, tally: Tally) -> None:
+        """Times what is set up and not timed yet, and writes all of it down."""
+        for (backend, _), group in self.groups.items():
+            if group:
+                self._measure(group, backend, tally)
+        self.flush()
 
     def flush(self) -> None:
         """Reads the meters for whatever is waiting, and appends it to the data set."""

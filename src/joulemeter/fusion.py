@@ -15,7 +15,8 @@ from scipy import stats
 from joulemeter import kernels
 from joulemeter.kernel import Kernel
 from joulemeter.network import Rule
-from joulemeter.rig import Call, rig
+from joulemeter.rig import rig
+from joulemeter.timing import Call
 
 PAIRS: tuple[Rule, ...] = (
     ("conv", "relu", "conv-relu"),

@@ -3,8 +3,10 @@
 Two states matter. A kernel's inputs were written a moment ago by the kernel before it: they are warm. Its
 weights were last used one whole inference ago: they are cold unless all weights of the network fit into the
 last cache. A loop over one set of operands has warm weights, which makes a fully connected layer of VGG
-several times too fast. So the weights rotate through copies that together exceed the last cache, the inputs
-stay, and results live on for a few calls, so that they do not always land on the same warm memory.
+several times too fast. ``rig`` serves loops: the weights rotate through copies that together exceed the last
+cache, the inputs stay, and results live on for a few calls, so that they do not always land on the same warm
+memory. ``stage`` serves rounds of many kernels (timing.in_turn), where the others' operands push the weights
+out, and the inputs are written anew before each call.
 """
 
 from __future__ import annotations
@@ -19,8 +21,7 @@ from joulemeter.errors import UsageError
 from joulemeter.kernel import Kernel
 from joulemeter.kernels import Form, OnnxNode, Operand
 from joulemeter.kernels import backward as gradients
-
-Call = Callable[[], Any]
+from joulemeter.timing import Call, Staged
 
 COLD_BYTES = 64 << 20
 """Weights rotate through at least so much: twice the last cache of most CPUs' core complexes."""
@@ -44,6 +45,25 @@ def rig(
 
     Raises UsageError for an unknown backend.
     """
+    made = _staged(kernel, backend, device, cold_bytes)
+    return None if made is None else made.call
+
+
+def stage(kernel: Kernel, backend: str = "torch", device: str = "cpu") -> Staged | None:
+    """A launch of ``kernel`` with one set of weights, and a way to write its inputs anew; None where the
+    backend has no such kernel. Raises UsageError for an unknown backend."""
+    return _staged(kernel, backend, device, 0)
+
+
+def held_bytes(kernel: Kernel) -> float:
+    """The memory that ``stage`` takes for ``kernel``, in bytes."""
+    form = kernels.form(gradients.forward(kernel) if kernel.direction == "backward" else kernel)
+    return math.fsum(
+        each.bytes / max(each.read, 1e-9) for each in (*form.inputs, *form.weights, *form.results)
+    )
+
+
+def _staged(kernel: Kernel, backend: str, device: str, cold_bytes: int) -> Staged | None:
     if backend == "onnxruntime":
         return None if kernel.direction == "backward" else _onnx_call(kernel, cold_bytes)
     if backend not in ("torch", "torch-compile"):
@@ -53,13 +73,13 @@ def rig(
 
 def _copies(form: Form, cold_bytes: int) -> int:
     weights = sum(each.bytes / max(each.read, 1e-9) for each in form.weights)
-    return 1 if weights == 0 else min(_MOST_COPIES, max(2, math.ceil(cold_bytes / weights)))
+    return 1 if weights == 0 or not cold_bytes else min(_MOST_COPIES, max(2, math.ceil(cold_bytes / weights)))
 
 
 # ── PyTorch ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _torch_call(kernel: Kernel, compiled: bool, device: str, cold_bytes: int) -> Call:
+def _torch_call(kernel: Kernel, compiled: bool, device: str, cold_bytes: int) -> Staged:
     import torch
 
     backward = kernel.direction == "backward"
@@ -75,8 +95,9 @@ def _torch_call(kernel: Kernel, compiled: bool, device: str, cold_bytes: int) ->
     sets = [
         [_tensor(each, generator, device) for each in form.weights] for _ in range(_copies(form, cold_bytes))
     ]
+    produce = _written_anew(inputs)
     if backward:
-        return _backward(function, inputs, sets)
+        return Staged(_backward(function, inputs, sets), produce)
     turn = _around(sets)
     alive: deque[Any] = deque(maxlen=_alive(form))
 
@@ -84,7 +105,18 @@ def _torch_call(kernel: Kernel, compiled: bool, device: str, cold_bytes: int) ->
         with torch.inference_mode():
             alive.append(function(*inputs, *next(turn)))
 
-    return _without_grad(call, function, inputs, turn, alive)
+    return Staged(_without_grad(call, function, inputs, turn, alive), produce)
+
+
+def _written_anew(inputs: list[Any]) -> Call:
+    """Writes each number of the inputs where it lies, so that they are as warm as a result just made."""
+    numbers = [each for each in inputs if each.is_floating_point()]
+
+    def produce() -> None:
+        for each in numbers:
+            each.mul_(1.0)
+
+    return produce
 
 
 def _without_grad(
@@ -152,7 +184,7 @@ def _backward(function: Callable[..., Any], inputs: list[Any], sets: list[list[A
 # ── ONNX Runtime ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _onnx_call(kernel: Kernel, cold_bytes: int) -> Call | None:
+def _onnx_call(kernel: Kernel, cold_bytes: int) -> Staged | None:
     """One session for each copy of the weights, as many as make them cold, at most sixteen."""
     import numpy as np
     import onnxruntime
@@ -173,7 +205,13 @@ def _onnx_call(kernel: Kernel, cold_bytes: int) -> Call | None:
     ]
     feeds = {f"x{i}": _array(each, rng) for i, each in enumerate(form.inputs)}
     turn = _around([[each] for each in sessions])
-    return lambda: next(turn)[0].run(None, feeds)
+    numbers = [each for each in feeds.values() if each.dtype.kind == "f"]
+
+    def produce() -> None:
+        for each in numbers:
+            np.multiply(each, 1.0, out=each)
+
+    return Staged(lambda: next(turn)[0].run(None, feeds), produce)
 
 
 def _threads() -> int:

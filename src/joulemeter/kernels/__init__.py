@@ -142,9 +142,11 @@ def around(rng: np.random.Generator, value: int, octaves: float = 0.7, multiple:
 
 
 def channels(rng: np.random.Generator, value: int) -> int:
-    """A channel count near ``value``; three in four are multiples of 8, as networks like them."""
-    multiple = 8 if rng.random() < 0.75 and value >= 8 else 1
-    return value if value <= 4 else around(rng, value, 0.8, multiple)
+    """A channel count near ``value``, mostly a multiple of 8, 16 or 32, as networks like them."""
+    if value <= 4:
+        return value
+    multiple = int(rng.choice([1, 8, 16, 32], p=[0.1, 0.3, 0.35, 0.25]))
+    return around(rng, value, 0.8, multiple if value >= 2 * multiple else 1)
 
 
 def pick(rng: np.random.Generator, rows: Sequence[Any]) -> Any:
@@ -154,4 +156,4 @@ def pick(rng: np.random.Generator, rows: Sequence[Any]) -> Any:
 
 def batch_size(rng: np.random.Generator) -> int:
     """A batch: mostly 1, as in inference, now and then 2 to 8."""
-    return int(rng.choice([1, 1, 1, 1, 2, 4, 8]))
+    return int(rng.choice([1, 1, 1, 1, 1, 1, 2, 4, 8]))

@@ -47,7 +47,7 @@ def variant(name: str, rng: np.random.Generator) -> Callable[[], tuple[Any, tupl
             "shufflenetv2": _shufflenetv2,
             "squeezenet": _squeezenet,
         }[name]
-        return make(Draw(rng)).eval(), (torch.zeros(1, 3, 224, 224),)
+        return make(Draw(rng)).eval(), (torch.rand(1, 3, 224, 224),)
 
     return build
 

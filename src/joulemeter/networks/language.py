@@ -124,6 +124,6 @@ def variant(name: str, rng: np.random.Generator) -> Callable[[], tuple[Any, tupl
         key_heads = heads // 2 if name == "llama" and rng.random() < 0.5 else heads
         words = int(rng.choice([8000, 16000, 30000]))
         module = text(name, words, tokens, width, heads, hidden, int(rng.integers(2, 9)), key_heads)
-        return module, (torch.zeros(1, tokens, dtype=torch.long),)
+        return module, (torch.randint(words, (1, tokens)),)
 
     return build

@@ -53,7 +53,7 @@ def stock(name: str, size: int = 224, batch: int = 1) -> Callable[[], tuple[Any,
     def build() -> tuple[Any, tuple[Any, ...]]:
         plain = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         module = torchvision().models.get_model(name, weights=None, **plain).eval()
-        return module, (torch.zeros(batch, 3, size, size),)
+        return module, (torch.rand(batch, 3, size, size),)
 
     return build
 
@@ -74,7 +74,7 @@ def variant(name: str, rng: np.random.Generator) -> Callable[[], tuple[Any, tupl
             "mobilenetv3": _mobilenetv3,
         }[name](models, rng)
         size = 224 if name in ("vit", "swin") else int(rng.choice([160, 192, 224, 240]))
-        return module.eval(), (torch.zeros(1, 3, size, size),)
+        return module.eval(), (torch.rand(1, 3, size, size),)
 
     return build
 
