@@ -127,7 +127,9 @@ def test_phases_are_spans_that_nest(fitted) -> None:
     count = Counter(names[site] for site in spans.site.tolist())
     # The sanity check validates once more.
     assert (count["epoch"], count["step"], count["validation"], count["test"]) == (3, 12, 4, 1)
-    inside = {names[spans.site[p]] for s, p in zip(spans.site, spans.parent, strict=True) if names[s] == "step"}
+    inside = {
+        names[spans.site[p]] for s, p in zip(spans.site, spans.parent, strict=True) if names[s] == "step"
+    }
     assert inside == {"epoch"}
 
 

@@ -20,7 +20,17 @@ WORDS = {
     "network",
     "record",
 }
-WORLD = {"sources", "frameworks", "kernels", "graphs", "importers", "conditions", "layers", "aten", "onnx_operators"}
+WORLD = {
+    "sources",
+    "frameworks",
+    "kernels",
+    "graphs",
+    "importers",
+    "conditions",
+    "layers",
+    "aten",
+    "onnx_operators",
+}
 SUMS = {
     *(
         "attribution",

@@ -8,7 +8,10 @@ import jax.numpy as jnp
 
 def init(key, sizes):
     keys = jax.random.split(key, len(sizes) - 1)
-    return [(jax.random.normal(k, (m, n)) * 0.3, jnp.zeros(n)) for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=True)]
+    return [
+        (jax.random.normal(k, (m, n)) * 0.3, jnp.zeros(n))
+        for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
 
 
 def net(params, x):

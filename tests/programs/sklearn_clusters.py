@@ -23,5 +23,7 @@ if __name__ == "__main__":
     print(Parallel(n_jobs=2)(delayed(inertia)(k, x) for k in (2, 3, 4)))
     print(round(silhouette_score(x, KMeans(3, n_init=2, random_state=0).fit_predict(x)), 4))
     print(PCA(2).fit(x).explained_variance_ratio_.round(4).tolist())
-    scores = cross_validate(DecisionTreeRegressor(random_state=0), x, y, cv=3, n_jobs=2, scoring=make_scorer(worst))
+    scores = cross_validate(
+        DecisionTreeRegressor(random_state=0), x, y, cv=3, n_jobs=2, scoring=make_scorer(worst)
+    )
     print(scores["test_score"].tolist())

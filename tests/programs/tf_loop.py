@@ -9,7 +9,12 @@ tf.random.set_seed(0)
 w, b = tf.Variable(tf.zeros((3, 1))), tf.Variable(0.0)
 x = tf.random.normal((64, 3), seed=1)
 y = x @ tf.constant([[1.0], [-2.0], [0.5]]) + 0.3
-data = tf.data.Dataset.from_tensor_slices((x, y)).map(lambda a, c: (tf.math.multiply(a, 1.0), c)).batch(16).prefetch(1)
+data = (
+    tf.data.Dataset.from_tensor_slices((x, y))
+    .map(lambda a, c: (tf.math.multiply(a, 1.0), c))
+    .batch(16)
+    .prefetch(1)
+)
 
 
 @tf.function
@@ -30,4 +35,6 @@ def step(a, c):
 for epoch in range(3):
     losses = [step(a, c).numpy() for a, c in data]
     print(epoch, [f"{v:.4f}" for v in losses])
-print(step.experimental_get_tracing_count(), [f"{v:.3f}" for v in w.numpy().ravel()], data.cardinality().numpy())
+print(
+    step.experimental_get_tracing_count(), [f"{v:.3f}" for v in w.numpy().ravel()], data.cardinality().numpy()
+)

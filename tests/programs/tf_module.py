@@ -39,4 +39,7 @@ with tf.GradientTape() as tape:
     tape.watch(v)
     out = clipped(v) * 5
 print(tape.gradient(out, v).numpy(), tf.py_function(square, [4.0], tf.float32).numpy())
-print(tf.ragged.constant([[1, 2], [3]]).to_tensor().numpy().tolist(), tf.while_loop(lambda i: i < 5, lambda i: [i + 2], [0])[0].numpy())
+print(
+    tf.ragged.constant([[1, 2], [3]]).to_tensor().numpy().tolist(),
+    tf.while_loop(lambda i: i < 5, lambda i: [i + 2], [0])[0].numpy(),
+)

@@ -11,7 +11,9 @@ decoder = nn.Sequential(nn.ConvTranspose2d(4, 1, 2, stride=2), nn.Sigmoid())
 model = nn.Sequential(encoder, decoder)
 shapes = []
 handle = encoder.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape)))
-optimizer = torch.optim.SGD([{"params": encoder.parameters()}, {"params": decoder.parameters(), "lr": 0.5}], lr=0.1)
+optimizer = torch.optim.SGD(
+    [{"params": encoder.parameters()}, {"params": decoder.parameters(), "lr": 0.5}], lr=0.1
+)
 x = torch.rand(16, 1, 8, 8)
 for _ in range(5):
     loss = ((model(x) - x) ** 2).mean()

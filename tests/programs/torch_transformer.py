@@ -22,7 +22,9 @@ class Reverser(nn.Module):
     def __init__(self, words=8, width=16):
         super().__init__()
         self.embed = nn.Embedding(words, width)
-        place = torch.arange(6).unsqueeze(1) * torch.exp(torch.arange(0, width, 2) * (-math.log(100.0) / width))
+        place = torch.arange(6).unsqueeze(1) * torch.exp(
+            torch.arange(0, width, 2) * (-math.log(100.0) / width)
+        )
         self.register_buffer("place", torch.stack([place.sin(), place.cos()], -1).flatten(1))
         self.body = nn.TransformerEncoder(nn.TransformerEncoderLayer(width, 2, 32, 0.0, batch_first=True), 1)
         self.head = nn.Linear(width, words)
