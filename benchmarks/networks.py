@@ -71,8 +71,9 @@ def main() -> None:
         "--cpu-time", action="store_true", help="CPU seconds in place of seconds: busy machines"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the data set first")
-    parser.add_argument("--build-only", action="store_true", help="only the data set")
-    parser.add_argument("--real", type=Path, help="where the measured times are kept, or taken from if there")
+    parser.add_argument("--build-only", action="store_true", help="measure, and compare another time")
+    parser.add_argument("--real", type=Path, help="where measured times are kept from one run to the next")
+    parser.add_argument("--visits", type=int, default=3, help="how often each network is timed in this run")
     parser.add_argument("--json", type=Path, help="also write the table as JSON")
     options = parser.parse_args()
     import torch
@@ -86,13 +87,13 @@ def main() -> None:
             tally = bench.bench(folder, plan, stage, options.resume, progress=_progress)
         print(f"\n{folder}: {tally.kernels} kernels, {tally.models} networks added")
         print(f"left out {dict(tally.left_out)}")
-    real = json.loads(options.real.read_text()) if options.real and options.real.exists() else None
-    if not options.build_only:
-        real = real or measured(clock)
-        if options.real:
-            options.real.write_text(json.dumps(real, indent=1))
-    if real is None:
+    visits = json.loads(options.real.read_text()) if options.real and options.real.exists() else {}
+    measured(visits, clock, options.visits)
+    if options.real:
+        options.real.write_text(json.dumps(visits, indent=1))
+    if options.build_only:
         return
+    real = {name: sorted(each)[len(each) // 2] for name, each in visits.items()}
     began = time.monotonic()
     found = pricing.taught(folder)
     print(f"learnt in {time.monotonic() - began:.0f} s; {_words(found)}\n")
@@ -102,19 +103,17 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
-def measured(clock: Callable[[], float], visits: int = 3) -> dict[str, float]:
-    """The seconds of one pass of each network: the median of visits a while apart, so that a slow minute of
-    the machine cannot make one network slow."""
+def measured(taken: dict[str, list[float]], clock: Callable[[], float], visits: int) -> None:
+    """Adds the seconds of a pass of each network to ``taken``, visit after visit: a slow minute of the machine
+    must not make one network slow."""
     import torch
 
-    taken: dict[str, list[float]] = {}
     for _ in range(visits):
         for name, build in unseen():
             module, arguments = build()
             with torch.inference_mode():
                 timed = timing.repeat(lambda m=module, a=arguments: m(*a), 1.0, 3.0, clock)
             taken.setdefault(name, []).append(timed.time_s)
-    return {name: sorted(each)[len(each) // 2] for name, each in taken.items()}
 
 
 def _progress(what: str, spent: float) -> None:

@@ -19,7 +19,7 @@ from joulemeter.ledger import number
 from joulemeter.network import Network
 from joulemeter.reading import Origin
 from joulemeter.record import Record
-from joulemeter.timing import DISTURBED, WINDOW_S, Staged, Timed, in_turn, repeat
+from joulemeter.timing import DISTURBED, WINDOW_S, Staged, Timed, in_turn, mean, repeat
 
 if TYPE_CHECKING:
     from joulemeter.bench import Plan, Tally
@@ -37,6 +37,7 @@ REFERENCE = Kernel(
 )
 """Timed with each group: what it takes says how fast the machine was just then."""
 _FLUSH = 40
+_Group = list[tuple[Kernel, Staged]]
 _REST_S = 0.3
 
 
@@ -61,19 +62,32 @@ class Log:
         self.measured = bool(slow)
         self.reference = rig.stage(REFERENCE) if plan.device == "cpu" else None
 
-    def group(self, drawn: Iterable[tuple[Kernel, str]], tally: Tally) -> None:
-        """Times kernels, each with its backend, in turn with those of the same backend."""
-        groups: dict[tuple[str, bool], list[tuple[Kernel, Staged]]] = defaultdict(list)
+    def group(self, drawn: Iterable[tuple[Kernel, str]], tally: Tally, only: set[str] | None = None) -> None:
+        """Times kernels, each with its backend, in turn with those of the same backend, as often and in the
+        order given; keeps those whose key is among ``only`` (None: all)."""
+        groups: dict[tuple[str, bool], _Group] = defaultdict(list)
+        ready: dict[str, Staged | None] = {}
+        held = 0.0
         for kernel, backend in drawn:
-            staged = self._staged(kernel, backend, tally)
-            if staged is None:
-                continue
-            group = groups[backend, kernel.direction == "backward"]
-            group.append((kernel, staged))
-            if math.fsum(rig.held_bytes(each) for each, _ in group) > _GROUP_BYTES:
-                self._measure(group, backend, tally)
+            key = f"{backend}/{kernel.key}"
+            if key not in ready:
+                ready[key] = self._staged(kernel, backend, tally)
+                held += rig.held_bytes(kernel)
+            staged = ready[key]
+            if staged is not None:
+                groups[backend, kernel.direction == "backward"].append((kernel, staged))
+            if held > _GROUP_BYTES:
+                self._measure_all(groups, tally, only)
+                ready.clear()
+                held = 0.0
+        self._measure_all(groups, tally, only)
+
+    def _measure_all(
+        self, groups: dict[tuple[str, bool], _Group], tally: Tally, only: set[str] | None
+    ) -> None:
         for (backend, _), group in groups.items():
-            self._measure(group, backend, tally)
+            tally.kernels += self._measure(group, backend, only)
+        groups.clear()
 
     def _staged(self, kernel: Kernel, backend: str, tally: Tally) -> Staged | None:
         """``kernel`` set up and launched once; what cannot run here is counted."""
@@ -90,10 +104,9 @@ class Log:
             return None
         return staged
 
-    def _measure(self, group: list[tuple[Kernel, Staged]], backend: str, tally: Tally) -> None:
-        """Times a group in rounds, once more where others took much of the machine meanwhile."""
-        if not group:
-            return
+    def _measure(self, group: _Group, backend: str, only: set[str] | None) -> int:
+        """Times a group in rounds, once more where others took much of the machine meanwhile; how many
+        records that made."""
         self._rested()
         reference = [] if self.reference is None else [self.reference]
         calls = [*reference, *(staged for _, staged in group)]
@@ -101,13 +114,16 @@ class Log:
             timed = self._rounds(calls)
             if timed[0].taken > DISTURBED:
                 timed = min(timed, self._rounds(calls), key=lambda each: each[0].taken)
-            pairs = zip(group, timed[len(reference) :], strict=True)
-            own = [self._own_stretch(staged, each) for (_, staged), each in pairs]
-        facts = {"reference_s": timed[0].time_s} if reference else {}
-        for (kernel, _), each in zip(group, own, strict=True):
-            self._add_kernel(kernel, backend, each, facts)
-        tally.kernels += len(group)
-        group.clear()
+            places: dict[str, list[int]] = defaultdict(list)
+            for i, (kernel, _) in enumerate(group):
+                if only is None or f"{backend}/{kernel.key}" in only:
+                    places[kernel.key].append(i)
+            offset = len(reference)
+            for at in places.values():
+                kernel, staged = group[at[0]]
+                whole = self._own_stretch(staged, mean([timed[i + offset] for i in at]))
+                self._add_kernel(kernel, backend, whole, {"reference_s": timed[0].time_s} if offset else {})
+        return len(places)
 
     def _rounds(self, calls: Sequence[Staged]) -> list[Timed]:
         if self.plan.device != "cpu":  # a GPU is fed ahead: single launches cannot be timed from outside
@@ -141,34 +157,38 @@ class Log:
         except GraphError as error:
             tally.left_out[f"{definition.name}: {error.fact}"] += 1
             return
-        self._network(definition, read, module, arguments)
-        tally.models += 1
-        del module, arguments
-        fresh = {f"{backend}/{kernel.key}": (kernel, backend)
-                 for backend in self.plan.backends for kernel in read.kernels}  # fmt: skip
-        wanted = {key: each for key, each in fresh.items() if self._asked(each[0], key in done)}
+        keys = {f"{backend}/{kernel.key}" for backend in self.plan.backends
+                for kernel in read.kernels if self._asked(kernel)}  # fmt: skip
+        wanted = {key for key in keys if key not in done or "/view/" in key}
         done.update(wanted)
-        self.group(wanted.values(), tally)
+        made = [(kernel, backend) for backend in self.plan.backends for kernel in read.kernels]
+        first = self._passes(module, arguments)
+        if wanted:
+            self.group(made, tally, wanted)
+        self._network(definition, read, [first, self._passes(module, arguments)])
+        tally.models += 1
 
-    def _asked(self, kernel: Kernel, known: bool) -> bool:
-        """Whether to time it; views, which have no shape to tell them apart, once in each network."""
-        if self.plan.families and kernel.family not in self.plan.families:
-            return False
-        return not known or kernel.family == "view"
+    def _asked(self, kernel: Kernel) -> bool:
+        return not self.plan.families or kernel.family in self.plan.families
 
-    def _network(
-        self, definition: networks.Definition, read: Network, module: Any, arguments: tuple[Any, ...]
-    ) -> None:
+    def _passes(self, module: Any, arguments: tuple[Any, ...]) -> Timed:
+        """Whole passes of a network, taken again where others took much of the machine meanwhile."""
         import torch
 
         device = self.plan.device
         module, arguments = module.to(device), tuple(each.to(device) for each in arguments)
         self._rested()
-        window_s = max(min(1.0, _GROUP_SHARE * self.plan.budget_s), self.window_s)
+        window_s = max(min(0.7, _GROUP_SHARE * self.plan.budget_s), self.window_s)
         with torch.inference_mode():
-            timed = repeat(lambda: module(*arguments), window_s, 4.0, self.plan.clock)
+            tries: list[Timed] = []
+            while not tries or (tries[-1].taken > DISTURBED and len(tries) < 3):
+                tries.append(repeat(lambda: module(*arguments), window_s, 4.0, self.plan.clock))
+        return min(tries, key=lambda each: math.inf if math.isnan(each.taken) else each.taken)
+
+    def _network(self, definition: networks.Definition, read: Network, visits: Sequence[Timed]) -> None:
+        """A record of a network that was visited before and after its kernels: the mean of both."""
         facts = {"kernels": composition(read), "unpriced": read.unpriced}
-        family = definition.name.rpartition("-")[0]
+        family, timed = definition.name.rpartition("-")[0], mean(visits)
         self._add(self._record("model", family, "torch", timed, network=read, facts=facts), timed)
 
     def _record(

@@ -154,6 +154,9 @@ def _tensor(operand: Operand, generator: Any, device: str) -> Any:
         )
     # Around a half and never negative, so that means, variances and roots are all defined.
     made = torch.rand(operand.shape, generator=generator).add_(0.05).to(dtype)
+    share, value = operand.rare
+    if share:
+        made[torch.rand(operand.shape, generator=generator) < share] = value
     if operand.layout == "channels-last" and len(operand.shape) == 4:
         made = made.contiguous(memory_format=torch.channels_last)
     elif operand.layout == "channels-last" and len(operand.shape) == 3:

@@ -83,6 +83,19 @@ def in_turn(staged: Sequence[Staged], window_s: float, clock: Clock = time.perf_
     ]
 
 
+def mean(several: Sequence[Timed]) -> Timed:
+    """One time of the same call from several: the mean, and the interval as wide as they are on average; the
+    stretch from the first to the last."""
+    n = len(several)
+    time_s, low_s, high_s = (
+        math.fsum(getattr(each, name) for each in several) / n for name in ("time_s", "low_s", "high_s")
+    )
+    return Timed(
+        time_s, low_s, high_s, min(each.start_ns for each in several), max(each.end_ns for each in several),
+        sum(each.calls for each in several), float(np.mean([each.taken for each in several])),
+    )  # fmt: skip
+
+
 def _round(staged: Sequence[Staged], clock: Clock) -> list[float]:
     taken = []
     for each in staged:

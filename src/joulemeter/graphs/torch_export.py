@@ -19,7 +19,7 @@ from typing import Any
 from joulemeter import aten
 from joulemeter.aten import Call, Tensor
 from joulemeter.errors import GraphError, UsageError
-from joulemeter.graphs import MAX_NODES, Shapes, shape_of
+from joulemeter.graphs import MAX_NODES, Shapes, shape_of, subnormal
 from joulemeter.network import Network, Node
 
 SUFFIXES = (".pt2", ":")
@@ -123,10 +123,12 @@ def from_program(program: Any, name: str) -> Network:
         *signature.inputs_to_buffers,
         *signature.inputs_to_lifted_tensor_constants,
     }
-    nodes: list[Node] = []
-    for node in program.graph.nodes:
-        if node.op == "call_function" and node.target is not operator.getitem:
-            nodes += _nodes(_fx_call(node, constant), name)
+    calls = [
+        _fx_call(node, constant)
+        for node in program.graph.nodes
+        if node.op == "call_function" and node.target is not operator.getitem
+    ]
+    nodes = subnormal.marked(((call, _nodes(call, name)) for call in calls), subnormal.shares(program))
     inputs = {
         node.name: tuple(int(n) for n in node.meta["val"].shape)
         for node in program.graph.nodes
@@ -250,9 +252,8 @@ def _from_json(path: str, graph: Any, signature: Any, shapes: Shapes) -> Network
         name: _json_tensor(name, meta, sizes, name in constant)
         for name, meta in graph["tensor_values"].items()
     }
-    nodes: list[Node] = []
-    for node in graph["nodes"]:
-        nodes += _nodes(_json_call(node, table, sizes), path)
+    calls = [_json_call(node, table, sizes) for node in graph["nodes"]]
+    nodes = subnormal.marked(((call, _nodes(call, path)) for call in calls), {})
     named = {each["parameter"]["arg"]["name"] for each in signature["input_specs"] if "parameter" in each}
     parameters = float(sum(math.prod(table[name].shape) for name in named if name in table))
     inputs = {name: table[name].shape for name in users}

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class Operand:
     """A tensor a kernel reads or writes. ``layout`` is ``""`` (row-major) or ``channels-last``.
 
-    Integers are drawn from 0 to ``below`` − 1. ``read`` is the share of it that the kernel touches.
+    Integers are drawn from 0 to ``below`` − 1. ``read`` is the share of it that the kernel touches. ``rare``
+    is a share of the numbers and the value they have, where some values are slower than others.
     """
 
     shape: tuple[int, ...]
@@ -35,6 +36,7 @@ class Operand:
     layout: str = ""
     below: int = 2
     read: float = 1.0
+    rare: tuple[float, float] = (0.0, 0.0)
 
     @property
     def elements(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from joulemeter.kernel import Kernel
@@ -22,6 +23,9 @@ _LAYERS = (
     (1, 256, 1024, 256), (16, 512, 64, 512), (128, 64, 32, 64), (32, 196, 32, 196),
 )  # fmt: skip
 
+_SUBNORMAL = 3.8e-44
+"""exp(−100), as softmax makes of masked scores."""
+
 
 def form(kernel: Kernel) -> Form:
     """``products`` times (rows × inner by inner × columns)."""
@@ -31,6 +35,7 @@ def form(kernel: Kernel) -> Form:
     macs = n * rows * inner * columns
     shapes = (n, rows, inner), (n, inner, columns), (n, rows, columns)
     a, b, y = (Operand(shape, kernel.dtype) for shape in shapes)
+    a = replace(a, rare=(kernel.dimension("subnormal", 0) / 100, _SUBNORMAL))
     return Form((a, b), (), (y,), 2 * macs, macs)
 
 
@@ -42,6 +47,8 @@ def sample(name: str, rng: np.random.Generator) -> Kernel:
     shape: dict[str, int | str] = dict(zip(names, values, strict=True))
     if rng.random() < 0.5:
         shape["second"] = "transposed"
+    elif rng.random() < 0.2:
+        shape["subnormal"] = int(rng.integers(1, 60))
     return Kernel(name, shape)
 
 

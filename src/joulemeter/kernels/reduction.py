@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from joulemeter.kernel import Kernel
@@ -21,12 +22,16 @@ _ROWS = (
     (960, 49), (196, 768), (12, 64), (64, 257), (768, 196),
 )  # fmt: skip
 
+_MASKED = -100.0
+"""What Swin adds to scores that do not count: their exponentials are subnormal numbers."""
+
 
 def form(kernel: Kernel) -> Form:
     """Softmax: maximum 1, difference 1, exponential 4, sum 1, division 1 for each number. A reduction: 1."""
     rows, columns = int(kernel.dimension("rows")) * kernel.batch, int(kernel.dimension("columns"))
     x = Operand((rows, columns), kernel.dtype)
     if kernel.family == "softmax":
+        x = replace(x, rare=(kernel.dimension("subnormal", 0) / 100, _MASKED))
         return Form((x,), (), (x,), 8.0 * x.elements)
     return Form((x,), (), (Operand((rows, 1), kernel.dtype),), float(x.elements))
 
@@ -40,6 +45,8 @@ def sample(name: str, rng: np.random.Generator) -> Kernel:
     }
     if name == "reduction" and rng.random() < 0.3:
         shape["along"] = "rows"
+    if name == "softmax" and rng.random() < 0.2:
+        shape["subnormal"] = int(rng.integers(1, 60))
     return Kernel(name, shape)
 
 
