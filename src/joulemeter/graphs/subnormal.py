@@ -66,11 +66,14 @@ def shares(program: Any) -> dict[str, float]:
     that depends on no input."""
     import torch
 
-    known: dict[str, Any] = {}
+    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
+    known: dict[str, Any] = {name: program.constants[place] for name, place in lifted.items()}
     for node in program.graph.nodes:
         if node.op != "call_function":
             continue
         arguments = _constant_arguments(node, known)
+        if arguments is None and _overwrites(node, known):
+            return {}
         if arguments is None or _elements(node.meta.get("val")) > _MOST_ELEMENTS:
             continue
         with torch.no_grad():
@@ -101,6 +104,16 @@ def _constant_arguments(node: Any, known: dict[str, Any]) -> tuple[list[Any], di
     values = {**like, **{each: known[each.name] for each in parents}}
     filled = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: values[each])
     return list(filled[0]), dict(filled[1])
+
+
+def _overwrites(node: Any, known: dict[str, Any]) -> bool:
+    """Whether a node writes into something known what is not known."""
+    schema = getattr(node.target, "_schema", None)
+    return (
+        schema is not None
+        and schema.is_mutable
+        and any(each.name in known for each in node.all_input_nodes[:1])
+    )
 
 
 def _is_tensor(node: Any) -> bool:
