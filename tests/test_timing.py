@@ -59,3 +59,11 @@ def test_what_others_took_is_all_work_but_our_own_and_stolen_time_is_theirs(tmp_
 
 def test_a_system_that_does_not_say_leaves_the_others_share_unknown(tmp_path: Path) -> None:
     assert math.isnan(Busy.now(tmp_path / "none").taken())
+
+
+def test_several_visits_make_one_time_that_spans_them() -> None:
+    first = timing.Timed(1.0, 0.9, 1.1, 10, 20, 5, 0.0)
+    both = timing.mean([first, timing.Timed(3.0, 2.7, 3.3, 30, 40, 5, 0.2)])
+    assert (both.time_s, both.low_s, both.high_s) == pytest.approx((2.0, 1.8, 2.2))
+    assert (both.start_ns, both.end_ns, both.calls) == (10, 40, 10)
+    assert both.taken == pytest.approx(0.1)

@@ -28,6 +28,7 @@ from joulemeter.ledger import number
 from joulemeter.models import conformal
 from joulemeter.network import Rule
 from joulemeter.record import Record
+from joulemeter.timing import CROWDED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -238,7 +239,7 @@ def taught(folder: str | Path, backend: str | None = None) -> Pricing:
         raise PredictorError(
             f"{folder}: nothing was benched with '{backend}'", f"one of {', '.join(benched)}"
         )
-    mine = [record for record in records if record.backend == backend]
+    mine = undisturbed([record for record in records if record.backend == backend])
     return learn(learning.fit(mine), mine, _rules(folder, backend))
 
 
@@ -247,6 +248,11 @@ def with_networks(predictor: Predictor, folder: str | Path, records: Sequence[Re
     fusion tests taught; as it was where there is neither."""
     pricing = learn(predictor, records, _rules(folder, predictor.backend))
     return kept(pricing) if pricing.calibrations or pricing.rules else predictor
+
+
+def undisturbed(records: Sequence[Record]) -> list[Record]:
+    """The records during which others had no large part of the machine."""
+    return [each for each in records if not float(each.facts.get("others_share") or 0.0) > CROWDED]
 
 
 def _rules(folder: str | Path, backend: str) -> list[Rule]:

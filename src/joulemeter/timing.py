@@ -25,8 +25,11 @@ Call = Callable[[], Any]
 
 WINDOW_S = 0.15
 """How long one call is repeated where its energy is not read off a slow meter."""
-DISTURBED = 0.04
-"""The share of the machine's time that others may take before a round counts as disturbed."""
+DISTURBED = 0.06
+"""The share of the machine's time that others may take before a round is repeated: a process's own kernel
+threads alone make three per cent."""
+CROWDED = 0.2
+"""The share from which on a time says more about the others than about the call."""
 _BATCH_S = 0.004
 _FEWEST_BATCHES = 9
 _FEWEST_QUIET = 5

@@ -33,9 +33,10 @@ def command(*, dataset: Path, output: Path, device: str | None, force: bool, as_
     if output.exists() and not force:
         raise UsageError(f"{output}: is there already", "--force, to overwrite it")
     read = dataset_import.load(dataset, device)
+    records = pricing.undisturbed(read.records)
     with _prediction.families_shown() as progress:
-        predictor = learning.fit(read.records, progress)
-    predictor = pricing.with_networks(predictor, dataset, read.records)
+        predictor = learning.fit(records, progress)
+    predictor = pricing.with_networks(predictor, dataset, records)
     predictor_file.save(predictor, output)
     if as_json:
         card = {name: accuracy.to_json() for name, accuracy in predictor.card.items()}
