@@ -19,7 +19,7 @@ from joulemeter.ledger import number
 from joulemeter.network import Network
 from joulemeter.reading import Origin
 from joulemeter.record import Record
-from joulemeter.timing import CROWDED, DISTURBED, WINDOW_S, Staged, Timed, in_turn, mean, repeat
+from joulemeter.timing import DISTURBED, WINDOW_S, Staged, Timed, in_turn, mean, repeat
 
 if TYPE_CHECKING:
     from joulemeter.bench import Plan, Tally
@@ -86,7 +86,7 @@ class Log:
         self, groups: dict[tuple[str, bool], _Group], tally: Tally, only: set[str] | None
     ) -> None:
         for (backend, _), group in groups.items():
-            tally.kernels += self._measure(group, backend, only, tally)
+            tally.kernels += self._measure(group, backend, only)
         groups.clear()
 
     def _staged(self, kernel: Kernel, backend: str, tally: Tally) -> Staged | None:
@@ -104,16 +104,13 @@ class Log:
             return None
         return staged
 
-    def _measure(self, group: _Group, backend: str, only: set[str] | None, tally: Tally) -> int:
-        """Times a group in rounds; how many records that made, none where the machine was taken by others."""
+    def _measure(self, group: _Group, backend: str, only: set[str] | None) -> int:
+        """Times a group in rounds; how many records that made."""
         self._rested()
         reference = [] if self.reference is None else [self.reference]
         calls = [*reference, *(staged for _, staged in group)]
         with _mode(group[0][0], backend):
             timed = self._undisturbed(calls)
-            if timed[0].taken > CROWDED:
-                tally.left_out["the machine was taken by others"] += len(group)
-                return 0
             places: dict[str, list[int]] = defaultdict(list)
             for i, (kernel, _) in enumerate(group):
                 if only is None or f"{backend}/{kernel.key}" in only:
@@ -126,9 +123,9 @@ class Log:
         return len(places)
 
     def _undisturbed(self, calls: Sequence[Staged]) -> list[Timed]:
-        """Rounds, up to twice more where others took much of the machine meanwhile; the least disturbed."""
+        """Rounds, once more where others took much of the machine meanwhile; the less disturbed."""
         tries: list[list[Timed]] = []
-        while not tries or (tries[-1][0].taken > DISTURBED and len(tries) < 3):
+        while not tries or (tries[-1][0].taken > DISTURBED and len(tries) < 2):
             tries.append(self._rounds(calls))
         return min(tries, key=lambda each: math.inf if math.isnan(each[0].taken) else each[0].taken)
 

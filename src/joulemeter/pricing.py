@@ -143,9 +143,13 @@ def learn(predictor: Predictor, records: Sequence[Record], rules: Sequence[Rule]
 
 
 def _view(records: Sequence[Record], quantity: Quantity) -> float:
-    seen = [getattr(each, quantity) for each in records if each.level == "kernel" and each.family == "view"]
-    seen = [value for value in seen if value > 0]
-    return float(np.median(seen)) if seen else math.nan
+    """The price of a view: the median over calls, most of which were in networks that are full of views."""
+    rows = [(getattr(r, quantity), r.repeats) for r in records if r.level == "kernel" and r.family == "view"]
+    seen = sorted((value, max(repeats, 1)) for value, repeats in rows if value > 0)
+    if not seen:
+        return math.nan
+    passed = np.cumsum([repeats for _, repeats in seen])
+    return float(seen[int(np.searchsorted(passed, passed[-1] / 2))][0])
 
 
 def calibrate(table: NDArray[np.float64], target: NDArray[np.float64], names: NDArray[Any]) -> Calibration:
@@ -251,8 +255,10 @@ def with_networks(predictor: Predictor, folder: str | Path, records: Sequence[Re
 
 
 def undisturbed(records: Sequence[Record]) -> list[Record]:
-    """The records during which others had no large part of the machine."""
-    return [each for each in records if not float(each.facts.get("others_share") or 0.0) > CROWDED]
+    """The records during which others had no large part of the machine; all where hardly half would be left,
+    as on a machine that is always shared."""
+    calm = [each for each in records if not float(each.facts.get("others_share") or 0.0) > CROWDED]
+    return calm if 2 * len(calm) > len(records) else list(records)
 
 
 def _rules(folder: str | Path, backend: str) -> list[Rule]:
