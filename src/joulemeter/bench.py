@@ -126,7 +126,7 @@ def bench(
     drawn(ADAPTIVE_FROM * alone)
     drawn(alone)
     for definition in _definitions(plan, done):
-        if spent() >= 1:
+        if spent() >= 1 and tally.models:  # what was asked for is there at least once
             break
         log.network(definition, done, tally)
         if progress:
