@@ -40,10 +40,9 @@ def trainer(folder: object, **options: object) -> object:
         num_train_epochs=EPOCHS,
         per_device_train_batch_size=8,
         use_cpu=True,
-        report_to=[],
         disable_tqdm=True,
         save_strategy="no",
-        **options,
+        **({"report_to": []} | options),
     )
     made = transformers.Trainer(Line(), arguments, train_dataset=DATA, eval_dataset=DATA[:8])
     made.remove_callback(transformers.PrinterCallback)

@@ -127,6 +127,12 @@ class Meter:
         return energy_between(rawfiles.timelines(self._folder / run.RAW), start_ns, end_ns)
 
     @property
+    def stretch_ns(self) -> tuple[int, int]:
+        """From when to when the block ran; while it runs, to now (``time.monotonic_ns``)."""
+        start_ns, end_ns = self._window
+        return start_ns, end_ns or time.monotonic_ns()
+
+    @property
     def origin(self) -> str:
         """Where its energies come from: ``measured``, or ``estimated`` where nothing answers; or several."""
         from joulemeter import rawfiles, run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,17 @@ class Phase:
             f"energy_high_j/{self.name}": self.energy.high_j / parts,
         }
 
+    def without(self, inner: Sequence[Phase], name: str) -> Phase:
+        """This phase less those that ran within it, under another name; ends of intervals add.
+
+        UNKNOWN where one of them was not seen: it took some of the energy, and nobody knows how much.
+        """
+        rest_j = self.energy.energy_j - math.fsum(each.energy.energy_j for each in inner)
+        low_j = self.energy.low_j - math.fsum(each.energy.high_j for each in inner)
+        high_j = self.energy.high_j - math.fsum(each.energy.low_j for each in inner)
+        rest = UNKNOWN if math.isnan(rest_j) else Energy(rest_j, max(0.0, low_j), high_j)
+        return Phase(name, self.start_ns, self.end_ns, rest, self.origin)
+
 
 class Phases:
     """Opens and closes named phases on the calling thread; they nest.
@@ -61,6 +72,11 @@ class Phases:
     def origin(self) -> str:
         """Where the energies come from, ``estimated`` say; ``unmetered`` without a Meter."""
         return "unmetered" if self._meter is None else self._meter.origin
+
+    @property
+    def metered(self) -> bool:
+        """Whether energies will be known: whether there is a Meter."""
+        return self._meter is not None
 
     def begin(self, name: str) -> None:
         """Opens a phase; one of that name that is still open (an exception went by) is closed."""
@@ -110,9 +126,23 @@ class Phases:
     def _energy(self, start_ns: int, end_ns: int, wait: bool) -> Energy:
         if self._meter is None:
             return UNKNOWN
-        energy = self._meter.energy_between(start_ns, end_ns)
-        until = time.monotonic() + (self._settle_s if wait else 0.0)
-        while math.isnan(energy.energy_j) and time.monotonic() < until:
-            self._sleep(self._settle_s / 25)
-            energy = self._meter.energy_between(start_ns, end_ns)
-        return energy
+        return _settled(self._meter, start_ns, end_ns, self._settle_s if wait else 0.0, self._sleep)
+
+
+def so_far(meter: Meter, name: str = "run") -> Phase:
+    """The block of a Meter as a phase: up to now while it runs, else all of it. May wait SETTLE_S."""
+    start_ns, end_ns = meter.stretch_ns
+    energy = _settled(meter, start_ns, end_ns, SETTLE_S, time.sleep)
+    return Phase(name, start_ns, end_ns, energy, meter.origin)
+
+
+def _settled(
+    meter: Meter, start_ns: int, end_ns: int, settle_s: float, sleep: Callable[[float], None]
+) -> Energy:
+    """The energy of a stretch that has just ended, when the meter has seen its end or time is up."""
+    energy = meter.energy_between(start_ns, end_ns)
+    until = time.monotonic() + settle_s
+    while math.isnan(energy.energy_j) and time.monotonic() < until:
+        sleep(settle_s / 25)
+        energy = meter.energy_between(start_ns, end_ns)
+    return energy

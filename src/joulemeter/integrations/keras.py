@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from joulemeter.phases import Phases
+from joulemeter.phases import Phase, Phases
 
 if TYPE_CHECKING:
     from joulemeter.meter import Meter
@@ -16,7 +16,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """Spans for the phases of ``fit``, ``evaluate`` and ``predict``; with a ``meter``, energy for ``fit``'s.
 
     ``energy_j/epoch`` (validation included), ``energy_j/step`` (an epoch's energy less its validation's, by
-    its batches) and ``energy_j/validation``, each of the first and last with ``energy_low_j/…`` and
+    its batches) and ``energy_j/validation``, each with ``energy_low_j/…`` and
     ``energy_high_j/…``, are added to the logs of each epoch: ``History`` has them, and every callback that
     stands after this one (CSVLogger, TensorBoard). The origin is in ``origin``, and in the history as
     ``energy_origin``: text among the logs would stop TensorBoard. What the meters did not see is not logged.
@@ -25,7 +25,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def __init__(self, meter: Meter | None = None) -> None:
         super().__init__()
         self._phases = Phases(meter)
-        self._validation: dict[str, float] = {}
+        self._validations: list[Phase] = []
         self._batches = 0
 
     @property
@@ -39,18 +39,18 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Opens the epoch."""
-        self._validation, self._batches = {}, 0
+        self._validations, self._batches = [], 0
         self._phases.begin("epoch")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Closes the epoch and adds its energy to ``logs``."""
         phase = self._phases.end("epoch")
         metrics = {} if phase is None else phase.metrics()
-        if metrics and self._batches:
-            rest_j = metrics["energy_j/epoch"] - self._validation.get("energy_j/validation", 0.0)
-            metrics["energy_j/step"] = rest_j / self._batches
+        if phase is not None:
+            metrics |= phase.without(self._validations, "step").metrics(self._batches)
         if logs is not None:
-            logs.update(metrics | self._validation)
+            for each in (metrics, *(validation.metrics() for validation in self._validations)):
+                logs.update(each)
         if metrics and self.model.history is not None:
             self.model.history.history.setdefault("energy_origin", []).append(self.origin)
 
@@ -70,7 +70,7 @@ class EnergyCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_test_end(self, logs: Any = None) -> None:
         """Closes the validation; its energy is logged with its epoch's."""
         phase = self._phases.end("validation")
-        self._validation = {} if phase is None else phase.metrics()
+        self._validations += [] if phase is None else [phase]
 
     def on_predict_begin(self, logs: Any = None) -> None:
         """Opens a prediction."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -30,7 +29,7 @@ class EnergyCallback(Callback):
     def __init__(self, meter: Meter | None = None) -> None:
         self._phases = Phases(meter)
         self._batches = 0
-        self._validation_j = 0.0
+        self._validations: list[Phase] = []
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Says once where the energies come from."""
@@ -39,20 +38,15 @@ class EnergyCallback(Callback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Opens the epoch."""
-        self._batches, self._validation_j = 0, 0.0
+        self._batches, self._validations = 0, []
         self._phases.begin("epoch")
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Closes the epoch and logs it."""
         phase = self._phases.end("epoch")
         if phase is not None:
-            self._log(trainer, {**phase.metrics(), **self._per_step(phase)})
-
-    def _per_step(self, epoch: Phase) -> dict[str, float]:
-        energy = epoch.metrics().get("energy_j/epoch")
-        if energy is None or not self._batches:
-            return {}
-        return {"energy_j/step": (energy - self._validation_j) / self._batches}
+            steps = phase.without(self._validations, "step")
+            self._log(trainer, {**phase.metrics(), **steps.metrics(self._batches)})
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Opens the step."""
@@ -73,7 +67,7 @@ class EnergyCallback(Callback):
         """Closes the validation and logs it, the sanity check aside."""
         phase = self._phases.end("validation")
         if phase is not None and not trainer.sanity_checking:
-            self._validation_j += phase.energy.energy_j
+            self._validations.append(phase)
             self._log(trainer, phase.metrics())
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
@@ -91,6 +85,5 @@ class EnergyCallback(Callback):
         self._phases.abandon()
 
     def _log(self, trainer: Any, metrics: dict[str, float]) -> None:
-        known = {name: value for name, value in metrics.items() if not math.isnan(value)}
-        for logger in trainer.loggers if known else ():
-            logger.log_metrics(known, step=trainer.global_step)
+        for logger in trainer.loggers if metrics else ():
+            logger.log_metrics(metrics, step=trainer.global_step)
