@@ -37,3 +37,23 @@ def test_a_source_that_is_not_there_is_one_line(shell, capsys: pytest.CaptureFix
     out = capsys.readouterr()
     assert "no source 'sundial'" in out.out + out.err
     assert "z" not in shell.user_ns
+
+
+def test_in_a_real_kernel_a_cell_shows_its_ledger_as_html_with_origin_and_interval(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    cells = [
+        "%load_ext joulemeter",
+        "%%joules simulated:load=constant\nimport time\ntime.sleep(0.3)\nx = 6 * 7",
+        "x",
+        "ledger = %joules sum(range(100_000))\nledger",
+        "%%joules sundial\ny = 1",
+    ]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(book, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    _, metered, value, line, refused = book.cells
+    html = next(out["data"]["text/html"] for out in metered.outputs if "text/html" in out.get("data", {}))
+    assert "simulated" in html
+    assert "95 % interval" in html
+    assert value.outputs[0]["data"]["text/plain"] == "42"
+    assert any("<table" in out.get("data", {}).get("text/html", "") for out in line.outputs)
+    assert "no source 'sundial'" in "".join(map(str, refused.outputs))

@@ -62,11 +62,9 @@ def test_a_missing_baseline_is_a_usage_error(project: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*none.json: there is no such energy baseline*"])
 
 
-def test_in_parallel_nothing_is_metered_and_the_reason_is_said(
-    project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A worker of xdist is known by its environment."""
-    monkeypatch.setenv("PYTEST_XDIST_WORKER", "gw0")
-    result = project.runpytest_subprocess(SOURCE, "-rs")
+def test_under_a_real_xdist_nothing_is_metered_and_the_reason_is_said(project: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    result = project.runpytest_subprocess(SOURCE, "-rs", "-n", "2")
     result.assert_outcomes(skipped=3)
     result.stdout.fnmatch_lines(["*share one meter*-n 0*"])
+    project.runpytest_subprocess(SOURCE, "-k", "small", "-n", "0").assert_outcomes(passed=1)

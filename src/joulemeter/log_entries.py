@@ -61,7 +61,7 @@ def _named_spans(run: Run, origin: str) -> list[tuple[int | None, Phase]]:
     from joulemeter.window import energy_between
 
     lines, found = run.timelines(), list[tuple[int | None, Phase]]()
-    shortest_ns = _longest_period_ns(lines)
+    shortest_ns = longest_period_ns(lines)
     for site in (each for each in run.sites if each.kind == "span" and lines):
         rows = np.flatnonzero(run.spans.site == site.id)
         rows = rows[np.argsort(run.spans.start_ns[rows], kind="stable")]
@@ -73,5 +73,6 @@ def _named_spans(run: Run, origin: str) -> list[tuple[int | None, Phase]]:
     return found
 
 
-def _longest_period_ns(lines: Sequence[Timeline]) -> int:
+def longest_period_ns(lines: Sequence[Timeline]) -> int:
+    """What a span must last for a meter to know of it alone: the longest period of the outermost rails."""
     return max((rail.period_ns for rail in outermost(tuple(line.rail for line in lines))), default=0)

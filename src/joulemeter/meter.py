@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from joulemeter.errors import UsageError
+from joulemeter.reading import rank_of
 from joulemeter.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ class Meter:
     """Meters what runs inside its ``with`` block.
 
     ``sources``: sources or their specs (``"rapl"``, ``"nvml"``, ``"simulated:…"``); none given: every meter
-    that answers here, else the estimate. ``folder``: keeps the run folder there (``force`` replaces one);
+    that answers here, else the estimate. ``folder``: keeps the run folder there (``force`` replaces one;
+    under torchrun it is ``folder/rank-K``);
     without it the records live in a temporary folder until the meter is collected. ``period_s`` reads
     every source that often instead of at its own period.
 
@@ -70,6 +73,10 @@ class Meter:
         self._made_for_us = self._folder is None
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="joulemeter-")) / "run"
+        elif rank_of(os.environ) is not None:
+            from joulemeter import ranks
+
+            self._folder = ranks.place(self._folder, self._force)
         self._folder = run.create(self._folder, sys.argv, force=self._force)
         specs = sources.default_specs() if self._specs is None else self._specs
         try:

@@ -126,18 +126,22 @@ class Phases:
     def _energy(self, start_ns: int, end_ns: int, wait: bool) -> Energy:
         if self._meter is None:
             return UNKNOWN
-        return _settled(self._meter, start_ns, end_ns, self._settle_s if wait else 0.0, self._sleep)
+        return settled(self._meter, start_ns, end_ns, self._settle_s if wait else 0.0, self._sleep)
 
 
 def so_far(meter: Meter, name: str = "run") -> Phase:
     """The block of a Meter as a phase: up to now while it runs, else all of it. May wait SETTLE_S."""
     start_ns, end_ns = meter.stretch_ns
-    energy = _settled(meter, start_ns, end_ns, SETTLE_S, time.sleep)
+    energy = settled(meter, start_ns, end_ns)
     return Phase(name, start_ns, end_ns, energy, meter.origin)
 
 
-def _settled(
-    meter: Meter, start_ns: int, end_ns: int, settle_s: float, sleep: Callable[[float], None]
+def settled(
+    meter: Meter,
+    start_ns: int,
+    end_ns: int,
+    settle_s: float = SETTLE_S,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Energy:
     """The energy of a stretch that has just ended, when the meter has seen its end or time is up."""
     energy = meter.energy_between(start_ns, end_ns)

@@ -3,7 +3,7 @@
     raw/rails.json              the rails the sampler reads
     raw/readings-K.bin          records (rail int16, t_ns int64, value float64), little-endian, packed
     raw/sampler.json            the sampler's own account
-    raw/sites-PID.jsonl         a site, a lane's name, an argument distribution or a loss a line
+    raw/sites-PID.jsonl         a site, a lane's name, an argument distribution, a rank or a loss a line
     raw/lane-PID-N.bin          pairs of int64: (t_ns, site) on entering, (t_ns, −1) on leaving; zeros after
     raw/added-PID.bin           five int64: lane, site, start_ns, end_ns, parent site or −1
 
@@ -49,6 +49,7 @@ def read(raw: Path) -> Records:
     """All that was recorded, of all processes; spans never left end with the last thing anybody wrote."""
     readings = read_readings(raw)
     sites, notes, lanes, arguments = _Sites(), [], [], {}
+    ranks: list[int | None] = []
     last_ns = int(readings["t_ns"].max()) if len(readings) else 0
     for process, path in enumerate(sorted(raw.glob("sites-*.jsonl"))):
         pid = path.stem.removeprefix("sites-")
@@ -56,8 +57,9 @@ def read(raw: Path) -> Records:
         ids = sites.merge(own.sites)
         arguments.update({ids[own_id]: value for own_id, value in own.arguments.items() if own_id in ids})
         notes += own.notes
+        ranks.append(own.rank)
         lanes += [(process, lane) for lane in _process_lanes(raw, pid, ids, own.lane_names)]
-    spans, lane_names = _joined(lanes, last_ns)
+    spans, lane_names = _joined(lanes, _titles(ranks), last_ns)
     known = tuple(
         Site(**{**site.to_json(), "arguments": arguments.get(site.id, site.arguments)}) for site in sites.all
     )
@@ -124,6 +126,7 @@ class _ProcessSites:
         self.arguments: dict[int, dict[str, Any]] = {}
         self.lane_names: dict[int, str] = {}
         self.notes: list[str] = []
+        self.rank: int | None = None
 
 
 def _read_sites(path: Path) -> _ProcessSites:
@@ -135,6 +138,8 @@ def _read_sites(path: Path) -> _ProcessSites:
             own.lane_names[line["lane"]] = line["name"]
         elif "dropped" in line:
             own.notes.append(f"{line['dropped']} spans were not recorded: {line['why']}")
+        elif "rank" in line:
+            own.rank = line["rank"]
         elif "note" in line:
             own.notes.append(line["note"])
         else:
@@ -231,7 +236,20 @@ def _added_lanes(path: Path, to_common: NDArray[np.int64], names: dict[int, str]
     return [weave.added(names.get(each, f"lane {each}"), rows[rows[:, 0] == each, 1:]) for each in numbers]
 
 
-def _joined(lanes: list[tuple[int, Lane]], last_ns: int) -> tuple[Spans, list[str]]:
+def _titles(ranks: list[int | None]) -> list[str]:
+    """What stands before the lanes of each process: its rank where they differ, its number where needed."""
+    titles: list[str] = []
+    for process, rank in enumerate(ranks):
+        words = [f"rank {rank}"] if rank is not None and len(set(ranks)) > 1 else []
+        if process > 0 and (not words or rank in ranks[:process]):
+            words.append(f"process {process}")
+        titles.append("".join(f"{word}, " for word in words))
+    return titles
+
+
+def _joined(
+    lanes: list[tuple[int, Lane]], titles: list[str], last_ns: int
+) -> tuple[Spans, list[str]]:
     """All lanes as one table; spans never left end with the last thing anybody wrote."""
     if not lanes:
         return Spans.empty(), []
@@ -246,7 +264,7 @@ def _joined(lanes: list[tuple[int, Lane]], last_ns: int) -> tuple[Spans, list[st
         columns[3].append(np.where(lane.end_ns < 0, last_ns, lane.end_ns))
         processes.setdefault(process, []).append(lane)
     columns[4] = _parent_rows(list(processes.values()))
-    names = [lane.name if process == 0 else f"process {process}, {lane.name}" for process, lane in lanes]
+    names = [titles[process] + lane.name for process, lane in lanes]
     return Spans(*(np.concatenate(column) for column in columns)), names
 
 

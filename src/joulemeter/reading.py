@@ -1,5 +1,6 @@
 """Rail (one metered supply), Reading, and what a Source promises."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
@@ -38,6 +39,8 @@ class Rail:
     """Half width of the 95 % interval of the meter's gain, as a fraction of the reading."""
     note: str = ""
     """Where the figures come from, in words for the reader."""
+    host: str = ""
+    """The machine it is of, where a run holds several; empty: the run's own."""
 
     def to_json(self) -> dict[str, Any]:
         """A plain object for ``run.json.rails``."""
@@ -100,3 +103,15 @@ def outermost(rails: tuple[Rail, ...]) -> tuple[Rail, ...]:
     """The rails that lie inside no other rail present: their energies add up to the total."""
     present = {rail.id for rail in rails}
     return tuple(rail for rail in rails if rail.inside not in present)
+
+
+def rank_of(environment: Mapping[str, str]) -> dict[str, int] | None:
+    """Which of several processes that train together this is, by torchrun's variables; None for one alone.
+
+    ``rank``, ``local_rank``, ``world_size``, and ``restart``: how often its launcher began anew.
+    """
+    names = {"rank": "RANK", "local_rank": "LOCAL_RANK", "world_size": "WORLD_SIZE"}
+    names["restart"] = "TORCHELASTIC_RESTART_COUNT"
+    found = {key: environment.get(name, "") for key, name in names.items()}
+    numbers = {key: int(value) if value.isdigit() else 0 for key, value in found.items()}
+    return numbers if found["rank"].isdigit() and numbers["world_size"] > 1 else None

@@ -17,6 +17,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from joulemeter.reading import rank_of
 from joulemeter.span import Site, SiteKind
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class Recorder:
         self._added_lanes.clear()
         self._lane_numbers.clear()
         self._tails.clear()
-        self._append_lines([])
+        rank = rank_of(os.environ)
+        self._append_lines([] if rank is None else [json.dumps({"rank": rank["rank"]})])
         if hasattr(self._engine, "reserve"):
             self._engine.reserve(str(self._sites_path), LAST_WORDS)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from joulemeter.errors import RunFolderError
-from joulemeter.reading import Rail
+from joulemeter.reading import Rail, rank_of
 from joulemeter.span import Site, Spans
 
 if TYPE_CHECKING:
@@ -74,9 +74,13 @@ class Run:
 
     def ledger(self, progress: Progress | None = None) -> Ledger:
         """Where the joules went, with what befell the recording among the ledger's notes."""
+        from joulemeter import ranks
         from joulemeter.attribution import attribute
 
-        ledger = attribute(self.timelines(), self.sites, self.spans, progress)
+        if ranks.several(self):
+            ledger = ranks.ledger_by_host(self, progress)
+        else:
+            ledger = attribute(self.timelines(), self.sites, self.spans, progress)
         return replace(ledger, notes=(*ledger.notes, *self.header.get("notes", ())))
 
 
@@ -103,6 +107,8 @@ def create(folder: Path | None, argv: Sequence[str], *, force: bool = False) -> 
         "sites": [],
         "notes": [],
     }
+    if (rank := rank_of(os.environ)) is not None:
+        header["rank"] = rank
     write_header(made, header)
     return made
 
@@ -147,6 +153,7 @@ def host() -> dict[str, Any]:
     """What machine this is: name, system, processor and Python."""
     return {
         "name": socket.gethostname(),
+        "boot_id": _boot_id(),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": _cpu_model(),
@@ -154,6 +161,15 @@ def host() -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
     }
+
+
+def _boot_id() -> str | None:
+    """What one machine's runs share until it boots anew, in whatever containers; None where Linux does not
+    say (proc(5), /proc/sys/kernel/random)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() or None
+    except OSError:
+        return None
 
 
 def _cpu_model() -> str:
@@ -195,6 +211,12 @@ def finish(folder: Path, facts: dict[str, Any]) -> Run:
     return run
 
 
+def keep(run: Run, *, force: bool = False) -> None:
+    """Writes ``run`` into a folder of its own, which must not exist; ``force`` replaces a run folder."""
+    _named(run.folder, force)
+    save(run)
+
+
 def save(run: Run) -> None:
     """Writes ``run`` into its folder, ``run.json`` last; the folder must exist."""
     import pyarrow as pa
@@ -219,7 +241,7 @@ def save(run: Run) -> None:
 
 
 def load(folder: Path | str) -> Run:
-    """Reads a run folder, finished, interrupted or still being recorded.
+    """Reads a run folder, finished, interrupted or still being recorded; a folder of ranks as one run.
 
     Raises RunFolderError, with the remedy, for a folder that is missing, not a run folder, truncated,
     or of a newer schema.
@@ -230,6 +252,10 @@ def load(folder: Path | str) -> Run:
             f"{folder}: there is no such run folder", "joulemeter run -o RUN script.py makes one"
         )
     if not (folder / HEADER).is_file():
+        from joulemeter import ranks
+
+        if ranks.is_ranks(folder):
+            return ranks.load(folder)
         raise RunFolderError(
             f"{folder}: is not a run folder (it has no {HEADER})", "the folder that `joulemeter run` named"
         )

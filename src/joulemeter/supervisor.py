@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from joulemeter import conditions, run
+from joulemeter import conditions, run, torchrun
 from joulemeter.errors import RunFolderError
 from joulemeter.sampler import Sampler
 
@@ -86,23 +86,19 @@ def _remove(folder: Path) -> None:
 
 def _start(folder: Path, program: Sequence[str], launcher: Sequence[str]) -> subprocess.Popen[bytes]:
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    command = [
-        sys.executable,
-        *flags,
-        "-m",
-        "joulemeter.launch",
-        "--raw",
-        str((folder / run.RAW).absolute()),
-        *launcher,
-        *program,
-    ]
+    raw = (folder / run.RAW).absolute()
+    command = [sys.executable, *flags, "-m", "joulemeter.launch", "--raw", str(raw), *launcher]
     libc = ctypes.CDLL(None)
 
     def die_with_the_supervisor() -> None:
         # `kill -9` of `joulemeter run` is meant for the script, as it would be without us.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    return subprocess.Popen(command, preexec_fn=die_with_the_supervisor)  # noqa: PLW1509 - no threads run here
+    return subprocess.Popen(
+        [*command, *program],
+        preexec_fn=die_with_the_supervisor,  # noqa: PLW1509 - no threads run here
+        env=torchrun.environment(program, command, raw),
+    )
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:

@@ -36,10 +36,18 @@ from joulemeter.cli import _carbon, _cards
     metavar="RUN",
     help="With --format html: compare with this run.",
 )
+@click.option(
+    "--otlp",
+    metavar="URL",
+    help="Send its spans, with their energies, to this OpenTelemetry collector (OTLP over HTTP) instead.",
+)
 @_carbon.options
-def command(path: Path, form: str, output: Path | None, against: Path | None, **carbon: Any) -> None:
+def command(
+    path: Path, form: str, output: Path | None, against: Path | None, otlp: str | None, **carbon: Any
+) -> None:
     """Show where the joules of a run went, from its run folder.
 
+    A folder of ranks (RUN/rank-0, …) is shown as one run, each rail of a host counted once.
     Data sets, predictors, energy models and scores (JSON) are known too, and shown as text, json or html.
 
     \b
@@ -52,6 +60,9 @@ def command(path: Path, form: str, output: Path | None, against: Path | None, **
     from joulemeter.cli._progress import fraction_bar
 
     if _is_series(path, form, output):
+        return
+    if otlp is not None:
+        _send(path, otlp)
         return
     card = _cards.shown(path, form)
     if card is not None:
@@ -75,6 +86,14 @@ def command(path: Path, form: str, output: Path | None, against: Path | None, **
         show(recorded, ledger, Console())
         return
     _write(view.render(recorded, ledger), output)
+
+
+def _send(path: Path, url: str) -> None:
+    from joulemeter import otel, run
+
+    sent, left_out = otel.send(run.load(path), url)
+    short = f"; {left_out:,} were shorter than the meters' period, and left out" if left_out else ""
+    click.echo(f"{sent:,} spans sent to {url}{short}", err=True)
 
 
 def _is_series(path: Path, form: str, output: Path | None) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from joulemeter.reading import rank_of
 
 if TYPE_CHECKING:
     from joulemeter.supervisor import Outcome
@@ -88,15 +91,21 @@ def command(
     """Run a Python program unchanged, and see where its joules went.
 
     The program keeps its arguments, input, output, signals and exit status; the table goes to stderr.
+    Of torchrun the workers are recorded too; started by torchrun, each rank has a folder RUN/rank-K.
 
     \b
       joulemeter run train.py --epochs 3
       joulemeter run --api torch,numpy -o RUN -- train.py --epochs 3
       joulemeter run -m package.train
+      joulemeter run -o RUN -m torch.distributed.run --nproc-per-node 2 train.py
+      torchrun --nproc-per-node 2 -m joulemeter run -o RUN train.py
     """
-    from joulemeter import sources, supervisor, units
+    from joulemeter import ranks, sources, supervisor, units
 
+    if program[0] in ("-m", "-c") and len(program) > 1:  # after a "--", as python takes them
+        module, code, program = program[0] == "-m", program[0] == "-c", program[1:]
     _must_exist(program[0], module or code)
+    folder, one_of_several = ranks.place(folder, force), rank_of(os.environ) is not None
     what = ["-m" if module else "-c", *program] if module or code else list(program)
     supervise = functools.partial(
         supervisor.supervise,
@@ -110,7 +119,10 @@ def command(
         _repeat(supervise, what, folder, repeat, units.parse_seconds(cooldown), randomize, force, quiet)
         return
     outcome = supervise(folder=folder, force=force)
-    if not quiet:
+    if one_of_several:
+        again = f"joulemeter report {outcome.folder.parent}"
+        click.echo(f"Run folder: {outcome.folder}   (all ranks: {again})", err=True)
+    elif not quiet:
         _show(outcome)
     supervisor.end_like(outcome.status)
 
