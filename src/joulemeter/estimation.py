@@ -72,8 +72,11 @@ MARGIN = 1.4
 they were
 known exactly, which on simulated machines makes it too sure by about a fifth."""
 
-FOLLOWED_MARGIN = 2.0
+FOLLOWED_MARGIN = 3.0
 """The same of a counter that ticks about as rarely as it is read: ages err alike for many readings."""
+
+ENTANGLED = 2.0
+"""By how much more where sites are told apart at edges only, so that all hangs on those ages."""
 
 GAUGE_MARGIN = 2.0
 """The same of a gauge, whose window too is only known from a few hundred samples."""
@@ -333,10 +336,19 @@ def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, e
     told = said * at**2 > 4
     least = MARGIN if made.windows.linked.any() else GAUGE_MARGIN
     if made.windows.edges is not None and not made.windows.edges.own:
-        least = FOLLOWED_MARGIN
+        least = FOLLOWED_MARGIN * (1 + ENTANGLED * _entangled(found))
     if len(starts) < 8 or not told.any():
         return least
     return float(np.clip(np.mean(seen[told] / said[told]), least, 25.0))
+
+
+def _entangled(found: Powers) -> float:
+    """How much, at worst, the powers' errors go with each other's, from 0 to 1."""
+    covariance = found.covariance[: found.columns - 1, : found.columns - 1]
+    sigma = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
+    squared = (covariance / sigma[:, None] / sigma) ** 2
+    np.fill_diagonal(squared, 0.0)
+    return float(np.mean(squared.max(axis=1, initial=0.0)))
 
 
 def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
