@@ -278,7 +278,7 @@ def _entries(
     inclusive = _inclusive(timeline, occupancy, found, seen, mean, exclusive)
     joint = {at: group for group in confounded(scaled, _doubtful(told, scaled)) for at in group}
     resolved[[at for at in joint if at < count]] = False
-    ids = [site.id for site in occupancy.sites]
+    ids, twins = [site.id for site in occupancy.sites], _mirrored(scaled, count)
     made = []
     for at in range(count):
         if found.seconds[at] <= 0 and occupancy.calls[at] and _ran(occupancy, at):
@@ -287,7 +287,12 @@ def _entries(
         group = joint.get(at, [])
         others = tuple(ids[each] for each in group if each != at and each < count)
         shared = _joint(scaled, group, rail.relative_error) if others else None
-        made.append(SiteRail(rail.id, bool(resolved[at]), others, exclusive[at], inclusive[at], shared))
+        own, inside = exclusive[at], inclusive[at]
+        if shared is not None and twins[at, [each for each in group if each < count]].any():
+            # How twins share what they drew together is a guess: either may have drawn all of it, or nothing.
+            own = Energy(own.energy_j, 0.0, max(shared.high_j, own.high_j))
+            inside = own if inclusive[at] is exclusive[at] else inside
+        made.append(SiteRail(rail.id, bool(resolved[at]), others, own, inside, shared))
     return made
 
 
@@ -305,10 +310,15 @@ def _doubtful(told: list[Energy], found: Energies) -> NDArray[np.bool_]:
     some = np.array([each.energy_j > 0 for each in told], bool)
     alone = some & ~np.array([is_resolved(each) for each in told], bool)
     vague = some & ~np.array([is_resolved(each, VAGUE) for each in told], bool)
-    sigma = np.sqrt(np.maximum(np.diag(found.covariance)[:count], 1e-300))
-    mirrored = found.covariance[:count, :count] / sigma[:, None] / sigma < MIRRORED
+    mirrored = _mirrored(found, count)
     mirrored &= vague[:, None] | vague
     return np.append(alone | mirrored.any(axis=1), False)
+
+
+def _mirrored(found: Energies, count: int) -> NDArray[np.bool_]:
+    """Which sites' errors all but mirror each other's (s, s)."""
+    sigma = np.sqrt(np.maximum(np.diag(found.covariance)[:count], 1e-300))
+    return np.asarray(found.covariance[:count, :count] / sigma[:, None] / sigma < MIRRORED)
 
 
 def _joint(found: Energies, group: list[int], gain: float) -> Energy:
