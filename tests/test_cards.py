@@ -144,3 +144,17 @@ def test_two_runs_are_compared_as_a_page_only(tmp_path):
     assert "no difference seen" in compared("html", mine, mine)
     with pytest.raises(UsageError, match="--format html, or joulemeter compare"):
         compared("csv", mine, mine)
+
+
+def test_a_sweep_is_shown_by_the_axes_that_vary(tmp_path):
+    runs = [
+        Record(level="run", family="mlp", origin="measured", device="cpu", energy_j=2.0 * size, energy_low_j=size,
+               energy_high_j=3.0 * size, facts={"size": size, "depth": 3, "status": "done"})
+        for size in (512, 4096)
+    ]  # fmt: skip
+    failed = Record(level="run", family="mlp", origin="measured", facts={"size": 512, "depth": 3, "status": "failed"})
+    dataset.append(tmp_path / "s", [*runs, failed])
+    card = cards.card_of(tmp_path / "s")
+    assert card.kind == "sweep"
+    assert "1 of 3 runs failed" in card.facts
+    assert [row[:4] for row in card.sheets[0].rows] == [("size", "512", "2", "1"), ("size", "4096", "1", "1")]

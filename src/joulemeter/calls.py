@@ -37,7 +37,9 @@ def function(name: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"module '{module_name}' cannot be imported ({error})") from None
+        raise UsageError(
+            f"module '{module_name}' cannot be imported ({error})", "run in its folder, or install it"
+        ) from None
     for attribute in path.split("."):
         if not hasattr(found, attribute):
             raise UsageError(f"'{module_name}' has no '{path}'{_near(found, attribute)}")

@@ -115,40 +115,64 @@ def _dataset_card(path: Path) -> Card:
     facts += [f"left out: {each}" for each in found.left_out]
     origin = " and ".join(sorted({record.origin for record in records})) or "unknown"
     sheets = (_by_family(records), _by_device(records))
+    if records and all(record.level == "run" for record in records):
+        return Card(
+            found.name, "sweep", origin, (*facts, *_sweep_facts(records)), (_by_axis(records), *sheets)
+        )
     return Card(found.name, "data set", origin, tuple(facts), sheets, _points(records))
+
+
+AXES = (
+    "dataset", "shape", "depth", "size", "learning_rate", "batch_size", "optimizer", "threads", "dtype",
+    "epochs",
+)  # fmt: skip
+"""The axes of a sweep, as its records name them."""
+
+
+def _sweep_facts(records: Sequence[Record]) -> list[str]:
+    failed = sum(record.facts.get("status") == "failed" for record in records)
+    energy = _known(record.energy_j for record in records)
+    said = [f"{failed} of {len(records)} runs failed"] if failed else ["no run failed"]
+    said += [f"{joules(float(energy.sum()))} in all, of {len(energy)} runs with a known energy"]
+    stands = sum(record.facts.get("data") == "stand-in" for record in records)
+    return said + ([f"{stands} runs on stand-ins: their losses mean nothing"] if stands else [])
+
+
+def _by_axis(records: Sequence[Record]) -> Sheet:
+    """Energy of a run at each value of the axes that vary; how axes act together is the energy model's."""
+    rows = []
+    for axis in AXES:
+        groups = _grouped(records, lambda r, axis=axis: (axis, str(r.facts.get(axis, "(none)"))))  # type: ignore[misc]
+        if len(groups) > 1:
+            rows += [
+                (axis, value, *_figures(groups[axis, value])) for _, value in sorted(groups, key=_in_order)
+            ]
+    heads = ("Axis", "Value", "Runs", *_FIGURES[1:])
+    return Sheet("Energy of one run by each axis that varies", heads, tuple(rows))
+
+
+def _in_order(group: tuple[str, str]) -> tuple[float, str]:
+    """Numbers by size, words by the alphabet after them."""
+    try:
+        return float(group[1]), ""
+    except ValueError:
+        return math.inf, group[1]
+
+
+_FIGURES = ("Records", "With energy", "Median energy", "From", "To", "Median interval", "Median time")
 
 
 def _by_family(records: Sequence[Record]) -> Sheet:
     groups = _grouped(records, lambda r: (r.level, r.family or "(none)"))
     rows = tuple((level, family, *_figures(group)) for (level, family), group in sorted(groups.items()))
-    heads = (
-        "Level",
-        "Family",
-        "Records",
-        "With energy",
-        "Median energy",
-        "From",
-        "To",
-        "Median interval",
-        "Median time",
-    )
+    heads = ("Level", "Family", *_FIGURES)
     return Sheet("Energy of one execution by level and family", heads, rows)
 
 
 def _by_device(records: Sequence[Record]) -> Sheet:
     groups = _grouped(records, lambda r: (r.device or "(none)", r.origin))
     rows = tuple((device, origin, *_figures(group)) for (device, origin), group in sorted(groups.items()))
-    heads = (
-        "Device",
-        "Origin",
-        "Records",
-        "With energy",
-        "Median energy",
-        "From",
-        "To",
-        "Median interval",
-        "Median time",
-    )
+    heads = ("Device", "Origin", *_FIGURES)
     return Sheet("Energy of one execution by device and origin", heads, rows)
 
 

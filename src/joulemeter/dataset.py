@@ -129,6 +129,7 @@ def write(folder: Where, dataset: Dataset) -> None:
 
 def compact(folder: Where) -> Where:
     """Joins all parts into one; rows keep their order. Returns the new part."""
+    _header(folder)
     place, parts = storage.place(folder), _current_parts(folder)
     records = [Record.from_row(row) for _, table in parts for row in table.to_pylist()]
     made = _write_part(place, records, replaces=[name for name, _ in parts])
@@ -160,7 +161,9 @@ def _header(folder: Where) -> dict[str, Any]:
     except FileNotFoundError:
         raise DatasetError(f"{folder}: no data set (no dataset.json)", "joulemeter bench -o FOLDER") from None
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{folder}/dataset.json: cannot be read ({error})") from error
+        raise DatasetError(
+            f"{folder}/dataset.json: cannot be read ({error})", "the folder of a data set"
+        ) from error
     if not isinstance(header, dict) or not isinstance(header.get("schema"), int):
         raise DatasetError(f"{folder}/dataset.json: says no schema version")
     if header["schema"] > SCHEMA:

@@ -59,7 +59,9 @@ def _scale(values: list[float], start: float, end: float, log: bool) -> tuple[Sc
 def _ticks(low: float, high: float, log: bool) -> list[float]:
     if log and high / low > 8:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        return [k * 10.0**d for d in decades for k in (1, 2, 5) if low <= k * 10.0**d <= high]
+        # Few decades: three ticks in each; many: whole ones, as many as can be read side by side.
+        steps, each = ((1, 2, 5), 1) if len(decades) < 5 else ((1,), 1 + len(decades) // 9)
+        return [k * 10.0**d for d in decades[::each] for k in steps if low <= k * 10.0**d <= high]
     rough = (high - low) / 8
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(k * power for k in (1, 2, 5, 10) if k * power >= rough)

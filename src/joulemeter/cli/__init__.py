@@ -13,7 +13,22 @@ import click
 from joulemeter.errors import JoulemeterError
 
 
-class Commands(click.Group):
+class Suggesting(click.Group):
+    """A group that names the nearest command where a name is misspelt."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not near or "Did you mean" in error.message:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from None
+
+
+class Commands(Suggesting):
     """The commands are the files of this folder; a file is imported when its command is named."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -30,17 +45,6 @@ class Commands(click.Group):
         command: click.Command = module.command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            if not near:
-                raise
-            raise click.UsageError(f"{error.message} Did you mean '{near[0]}'?", ctx) from None
-
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="joulemeter")
@@ -52,6 +56,19 @@ def command() -> None:
       joulemeter doctor               which meters this machine has
       joulemeter run train.py         run a script and see where its joules went
       joulemeter report RUN           the same table again, or JSON, from its run folder
+
+    \b
+    Then:
+      joulemeter report RUN --format html -o run.html       a page for the browser
+      joulemeter run --level api,module train.py            by layer as well
+      joulemeter isolate torch:mm --setup … --args …        one call, known better
+      joulemeter run --repeat 5 -o after train.py           several times, for
+      joulemeter compare before after --fail-above 3%       a verdict
+
+    \b
+    Before anything runs:
+      joulemeter bench -o machine/                          what kernels cost here
+      joulemeter predict net.onnx --predictor machine/      what a network will cost
 
     Exit statuses: 0 done; 1 a foreseen fault; 2 usage; 3 meter; 4 run folder; 5 data set; 6 network file;
     7 predictor. `run` ends with the exit status of the script.

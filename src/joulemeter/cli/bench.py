@@ -27,7 +27,14 @@ import click
 @click.option(
     "--source", metavar="NAME,…", help="Meters to read. Default: all that answer, else the estimate."
 )
-@click.option("--list", "listing", is_flag=True, help="Print families, networks and backends, and stop.")
+@click.option(
+    "--list",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda context, _, wanted: _list(context, wanted),
+    help="Print families, networks and backends, and stop.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
     *,
@@ -40,7 +47,6 @@ def command(
     seed: int,
     resume: bool,
     source: str | None,
-    listing: bool,
     as_json: bool,
 ) -> None:
     """Builds this device's energy data set: kernels, then whole networks.
@@ -56,9 +62,6 @@ def command(
     from joulemeter import bench, sources, units
     from joulemeter.isolate import machine
 
-    if listing:
-        _list(as_json)
-        return
     chosen = None if models == "none" else _names(models or "")
     plan = bench.Plan(
         units.parse_seconds(budget), _names(families), chosen, _names(backends), device=device, seed=seed
@@ -84,16 +87,12 @@ def _shown(what: str, fraction: float) -> None:
     click.echo(f"\r\x1b[K{what}, {min(fraction, 1):.0%} of the budget", nl=False, err=True)
 
 
-def _list(as_json: bool) -> None:
+def _list(context: click.Context, wanted: bool) -> None:
+    if not wanted:
+        return
     from joulemeter import kernels, networks, rig
 
-    names = {
-        "families": sorted(kernels.families()),
-        "networks": sorted(networks.kinds()),
-        "backends": list(rig.backends()),
-    }
-    if as_json:
-        click.echo(json.dumps(names))
-        return
-    for title, each in names.items():
-        click.echo(f"{title}: {', '.join(each)}")
+    click.echo(f"families: {', '.join(sorted(kernels.families()))}")
+    click.echo(f"networks: {', '.join(sorted(networks.kinds()))}")
+    click.echo(f"backends: {', '.join(rig.backends())}")
+    context.exit()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from joulemeter.cli import Suggesting
 from joulemeter.cli._places import PLACE
 from joulemeter.storage import Where
 
 
-@click.group(name="dataset")
+@click.group(cls=Suggesting, name="dataset")
 def command() -> None:
     """Energy data sets: Parquet folders, or published layouts to be read.
 
@@ -60,7 +61,12 @@ def check(*, dataset: Path, as_json: bool, strict: bool, no_fit: bool) -> None:
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A new data set folder.")
 def import_(*, source: Path, output: Path) -> None:
-    """Reads a published layout into a new data set, and counts what it had to leave out."""
+    """Reads a published layout into a new data set, and counts what it had to leave out.
+
+    \b
+    Example:
+      joulemeter dataset import kernels_cpu.csv -o phone/
+    """
     from joulemeter import dataset, dataset_import
 
     read = dataset_import.load(source)
@@ -73,7 +79,12 @@ def import_(*, source: Path, output: Path) -> None:
 @command.command(name="card")
 @click.argument("dataset_folder", metavar="DATASET", type=PLACE)
 def card(*, dataset_folder: Where) -> None:
-    """Writes the data set's card (Croissant JSON-LD) into it."""
+    """Writes the data set's card (Croissant JSON-LD) into it.
+
+    \b
+    Example:
+      joulemeter dataset card my-machine/
+    """
     from joulemeter import dataset
 
     click.echo(str(dataset.write_card(dataset_folder)))
@@ -82,7 +93,12 @@ def card(*, dataset_folder: Where) -> None:
 @command.command(name="compact")
 @click.argument("dataset_folder", metavar="DATASET", type=PLACE)
 def compact(*, dataset_folder: Where) -> None:
-    """Joins the parts of a data set into one file."""
+    """Joins the parts of a data set into one file.
+
+    \b
+    Example:
+      joulemeter dataset compact my-machine/
+    """
     from joulemeter import dataset
 
     click.echo(str(dataset.compact(dataset_folder)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from joulemeter.cli import Suggesting
 from joulemeter.cli._places import PLACE
 from joulemeter.storage import Where
 
@@ -24,7 +25,7 @@ LEVELS = click.option(
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 
 
-@click.group(name="model")
+@click.group(cls=Suggesting, name="model")
 def command() -> None:
     """Models of training energy after the memory hierarchy: fit, show, predict, evaluate, advise, plot.
 
@@ -46,7 +47,12 @@ def command() -> None:
 @click.option("--force", is_flag=True, help="Overwrite the model.")
 @LEVELS
 def fit(*, dataset: Where, output: Path, bootstrap: int, force: bool, levels: tuple[str, ...]) -> None:
-    """Fit a model to the runs in DATASET, one for each device."""
+    """Fit a model to the runs in DATASET, one for each device.
+
+    \b
+    Example:
+      joulemeter model fit my-sweep -o model.json
+    """
     from joulemeter import energy_model, energy_runs
     from joulemeter.errors import UsageError
 
@@ -67,7 +73,12 @@ def fit(*, dataset: Where, output: Path, bootstrap: int, force: bool, levels: tu
 @click.argument("model", type=PATH)
 @JSON
 def show(*, model: Path, as_json: bool) -> None:
-    """Show what MODEL learned: each cost with its unit and 90 % interval, and its validated errors."""
+    """Show what MODEL learned: each cost with its unit and 90 % interval, and its validated errors.
+
+    \b
+    Example:
+      joulemeter model show model.json
+    """
     import json
 
     from joulemeter import energy_model, units
@@ -96,7 +107,12 @@ def show(*, model: Path, as_json: bool) -> None:
 @LEVELS
 @JSON
 def evaluate(*, train: Where, test: Where, levels: tuple[str, ...], as_json: bool) -> None:
-    """Fit to some runs and say how far predictions of others lie, and how often their intervals hold."""
+    """Fit to some runs and say how far predictions of others lie, and how often their intervals hold.
+
+    \b
+    Example:
+      joulemeter model evaluate --fit runs.csv --test others.csv --json
+    """
     import json
 
     from joulemeter import energy_model, energy_runs
@@ -151,7 +167,12 @@ def _asked(function: Any) -> Any:
 @_asked
 @JSON
 def predict(*, model_path: Path, device: str | None, as_json: bool, **asked: Any) -> None:
-    """Predict what a training costs, with a 90 % interval."""
+    """Predict what a training costs, with a 90 % interval.
+
+    \b
+    Example:
+      joulemeter model predict -m model.json --dataset mnist --params 1000000 --depth 6
+    """
     import json
     from dataclasses import asdict
 
@@ -177,7 +198,12 @@ def predict(*, model_path: Path, device: str | None, as_json: bool, **asked: Any
 def advise(
     *, model_path: Path, device: str | None, runs: Where | None, most: int, as_json: bool, **asked: Any
 ) -> None:
-    """Say where a network's working sets sit, what it costs, and which network costs less."""
+    """Say where a network's working sets sit, what it costs, and which network costs less.
+
+    \b
+    Example:
+      joulemeter model advise -m model.json --dataset mnist --params 1000000 --depth 6
+    """
     import json
     from dataclasses import asdict
 
@@ -201,7 +227,12 @@ def advise(
 @click.option("-o", "--output", type=PATH, required=True, help="Folder for the plots (PNG and SVG).")
 @LEVELS
 def plot(*, dataset: Where, model_path: Path | None, output: Path, levels: tuple[str, ...]) -> None:
-    """Plot energy per datum with the cache edges, energy against loss, and the model's error."""
+    """Plot energy per datum with the cache edges, energy against loss, and the model's error.
+
+    \b
+    Example:
+      joulemeter model plot my-sweep -m model.json -o plots/
+    """
     from joulemeter import energy_model, energy_plots, energy_runs
 
     table = energy_runs.read(dataset)

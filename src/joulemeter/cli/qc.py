@@ -10,9 +10,7 @@ from joulemeter.storage import Where
 
 @click.command()
 @click.argument("dataset", type=PLACE)
-@click.option(
-    "-o", "--output", type=PLACE, help="A new data set of the runs that were kept."
-)
+@click.option("-o", "--output", type=PLACE, help="A new data set of the runs that were kept.")
 @click.option("--shortest", default="0s", show_default=True, help="Filter shorter runs.")
 @click.option("--longest", help="Filter longer runs. Default: no limit.")
 @click.option(

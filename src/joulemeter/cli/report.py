@@ -10,6 +10,8 @@ import click
 
 from joulemeter.cli import _carbon, _cards
 
+_KNOWN = "a run folder, a data set, a sweep, a predictor, an energy model, or scores (JSON)"
+
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
@@ -48,7 +50,8 @@ def command(
     """Show where the joules of a run went, from its run folder.
 
     A folder of ranks (RUN/rank-0, …) is shown as one run, each rail of a host counted once.
-    Data sets, predictors, energy models and scores (JSON) are known too, and shown as text, json or html.
+    Data sets, sweeps, predictors, energy models and scores (JSON) are known too, and shown as text, json or
+    html.
 
     \b
       joulemeter report joulemeter-run-1
@@ -58,6 +61,7 @@ def command(
     from joulemeter import report, run
     from joulemeter.carbon import noted
     from joulemeter.cli._progress import fraction_bar
+    from joulemeter.errors import RunFolderError
 
     if _is_series(path, form, output):
         return
@@ -69,6 +73,8 @@ def command(
         _write(card, output)
         return
     view = report.format_named(form)
+    if path.is_file():
+        raise RunFolderError(f"{path}: holds nothing that has a report", _KNOWN)
     recorded = run.load(path)
     ledger = recorded.ledger(fraction_bar("attributing"))
     found = _carbon.footprint(ledger.total, **carbon)

@@ -171,8 +171,19 @@ def _repeat(
 def _must_exist(script: str, elsewhere: bool) -> None:
     from joulemeter.errors import UsageError
 
+    if not elsewhere and script.startswith("-") and not Path(script).exists():
+        raise UsageError(f"there is no option '{script.partition('=')[0]}'", _nearest_option(script))
     if not elsewhere and not Path(script).exists():
         raise UsageError(f"{script}: there is no such script", "its path, or -m for a module")
+
+
+def _nearest_option(word: str) -> str:
+    """The option of `run` most like a misspelt one."""
+    import difflib
+
+    known = [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1)
+    return near[0] if near else "joulemeter run --help"
 
 
 def _show(outcome: Outcome) -> None:

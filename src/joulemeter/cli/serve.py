@@ -65,8 +65,8 @@ def _serve(watch: Watch, place: str, rails: str) -> Callable[[], object]:
     from joulemeter.errors import UsageError
 
     address, _, port = place.rpartition(":")
-    if not port.isdigit():
-        raise UsageError(f"--prometheus: '{place}' has no port", "--prometheus :9464")
+    if not (port.isdigit() and int(port) < 1 << 16):
+        raise UsageError(f"--prometheus: '{place}' has no port below 65536", "--prometheus :9464")
     server = prometheus.serve(watch, address or "127.0.0.1", int(port))
     click.echo(f"Serving {rails} on http://{address or '127.0.0.1'}:{server.server_port}/metrics", err=True)
     end: Callable[[], object] = server.shutdown

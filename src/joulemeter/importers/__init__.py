@@ -51,7 +51,7 @@ def read(path: Path) -> Imported:
     Raises DatasetError where it is not there, or no importer knows its layout.
     """
     if not path.exists():
-        raise DatasetError(f"{path}: is not there")
+        raise DatasetError(f"{path}: is not there", "joulemeter bench -o FOLDER makes a data set")
     for importer in importers():
         if importer.recognises(path):
             return importer.read(path)
