@@ -30,6 +30,7 @@ WORLD = {
     "layers",
     "aten",
     "onnx_operators",
+    "subnormal",
 }
 SUMS = {
     *(

@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from joulemeter import aten
+from joulemeter import aten, subnormal
 from joulemeter.aten import Call, Tensor
 from joulemeter.errors import GraphError, UsageError
-from joulemeter.graphs import MAX_NODES, Shapes, shape_of, subnormal
+from joulemeter.graphs import MAX_NODES, Shapes, shape_of
 from joulemeter.network import Network, Node
 
 SUFFIXES = (".pt2", ":")
