@@ -157,6 +157,47 @@ def test_a_product_in_tiles_and_a_convolution_as_a_product() -> None:
     assert features.describe(wide, Work(1, 2, 3))["winograd"] == 1.0
 
 
+def test_bytes_beyond_a_cache_are_counted_from_its_edge() -> None:
+    described = [features.describe(Kernel("relu", {"elements": 1}), Work(1.0, 3 * 2.0**20, 3 * 2.0**20))]
+    amounts = dict(zip(features.TERMS, features.terms(described)[0], strict=True))
+    assert amounts["launch"] == 1.0
+    assert amounts["bytes"] == pytest.approx(6 * 2.0**20)
+    assert amounts["beyond 1 MiB"] == pytest.approx(5 * 2.0**20)
+    assert amounts["beyond 4 MiB"] == pytest.approx(2 * 2.0**20)
+    assert amounts["beyond 16 MiB"] == amounts["tiles"] == 0.0
+
+
+def test_the_ground_finds_where_bytes_leave_the_cache_and_goes_on_beyond_what_was_seen() -> None:
+    """1 nJ a byte within 4 MiB, 3 beyond: ten times beyond the largest seen, the sum is still right."""
+    moved = np.geomspace(1e3, 1e8, 30)
+    joules = 1e-6 + 1e-9 * moved + 2e-9 * np.maximum(moved - 4 * 2**20, 0)
+    described = [features.describe(Kernel("relu", {"elements": int(b)}), Work(0.0, b, 0.0)) for b in moved]
+    costs = regression.priced(described, np.log(joules))
+    far = [features.describe(Kernel("relu", {"elements": 1}), Work(0.0, 1e9, 0.0))]
+    expected = 1e-6 + 1.0 + 2e-9 * (1e9 - 4 * 2**20)
+    assert np.exp(regression.ground(costs, far))[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_family_without_small_kernels_learns_the_launch_from_the_device() -> None:
+    described = [
+        features.describe(Kernel("se", {"elements": int(b)}), Work(0.0, b, 0.0)) for b in (1e7, 4e7, 9e7)
+    ]
+    target = np.log([0.012, 0.039, 0.09])
+    tiny = [features.describe(Kernel("se", {"elements": 1}), Work(0.0, 4.0, 4.0))]
+    alone, anchored = (regression.priced(described, target, launch) for launch in (np.nan, np.log(2e-6)))
+    assert np.exp(regression.ground(alone, tiny))[0] > 1e-3
+    assert np.exp(regression.ground(anchored, tiny))[0] == pytest.approx(2e-6, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_intervals_of_whole_fits_hold_at_their_rate_on_kernels_never_seen(seed: int) -> None:
+    """Simulation: learnt from 40 convolutions and 20 relus, tested on 300 others of the same law."""
+    new = kernels(200, seed=100 + seed)
+    made = learning.fit(kernels(seed=seed)).predict([r.kernel for r in new], [r.work for r in new])
+    true = np.array([r.energy_j for r in new])
+    assert 0.8 <= ((made.low <= true) & (true <= made.high)).mean() <= 1.0
+
+
 def test_a_predictor_foresees_new_kernels_within_its_intervals(predictor: learning.Predictor) -> None:
     new = kernels(60, seed=1)
     made = predictor.predict([r.kernel for r in new], [r.work for r in new])
@@ -205,16 +246,21 @@ def test_a_stored_predictor_says_exactly_the_same(predictor: learning.Predictor,
     assert loaded.card["overall"] == predictor.card["overall"]
 
 
-def _rewritten(path: Path, tree: bytes | None = None, arrays: bytes | None = None) -> Path:
+def _rewritten(path: Path, at: Path, tree: bytes | None = None, arrays: bytes | None = None) -> Path:
     with zipfile.ZipFile(path) as file:
         parts = {name: file.read(name) for name in file.namelist()}
     parts["predictor.json"] = tree if tree is not None else parts["predictor.json"]
     parts["arrays.npz"] = arrays if arrays is not None else parts["arrays.npz"]
-    other = path.with_name(f"hostile-{hash((tree, arrays))}")
-    with zipfile.ZipFile(other, "w") as file:
+    with zipfile.ZipFile(at, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in parts.items():
             file.writestr(name, content)
-    return other
+    return at
+
+
+def _packed(arrays: dict[str, NDArray[np.float64]], **changes: object) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **(arrays | changes))  # type: ignore[arg-type]
+    return file.getvalue()
 
 
 class _Bomb:
@@ -222,24 +268,74 @@ class _Bomb:
         return exec, ("raise SystemExit('code ran')",)
 
 
-def test_hostile_files_are_refused_and_run_nothing(predictor: learning.Predictor, tmp_path: Path) -> None:
-    path = predictor_file.save(predictor, tmp_path / "p.joules")
-    pickled = io.BytesIO()
-    np.savez(pickled, overhead=np.array([_Bomb()], object), allow_pickle=True)
-    tree = json.loads(zipfile.ZipFile(path).read("predictor.json"))
-    wrong = {**tree, "families": {"energy_j": {"conv": {"factor": 1.0, "members": [{}]}}}}
-    for hostile in (
-        _rewritten(path, arrays=pickled.getvalue()),
-        _rewritten(path, tree=b"{" * 10),
-        _rewritten(path, tree=b"[" * 100_000),
-        _rewritten(path, tree=json.dumps(wrong).encode()),
-        _rewritten(path, tree=json.dumps({**tree, "schema": 99}).encode()),
+def _header_only(shape: tuple[int, ...]) -> bytes:
+    """An npz whose one array says it has ``shape`` and holds nothing."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("overhead.npy", header.getvalue())
+    return file.getvalue()
+
+
+def _bomb() -> bytes:
+    """An npz of a few kilobytes that unpacks to more than is allowed."""
+    file = io.BytesIO()
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as out,
     ):
-        with pytest.raises(PredictorError):
-            predictor_file.load(hostile)
+        for _ in range(40):
+            out.write(bytes(2**20))
+    return file.getvalue()
+
+
+HOSTILE = ("pickled", "not JSON", "deep JSON", "no members", "newer", "older", "a NaN", "a wrong shape",
+           "a wrong kind", "an array that says it is huge", "a bomb", "a name that climbs", "below zero")  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_file_is_a_clear_line_and_runs_nothing(
+    what: str, predictor: learning.Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = predictor_file.save(predictor, tmp_path / "p.joules")
+    with zipfile.ZipFile(path) as file:
+        tree, packed = json.loads(file.read("predictor.json")), file.read("arrays.npz")
+    with np.load(io.BytesIO(packed)) as loaded:
+        arrays = {name: loaded[name] for name in loaded.files}
+    target = next(name for name in arrays if name.endswith("/target"))
+    broken = {**tree, "families": {"energy_j": {"conv": {"factor": 1.0, "members": [{}]}}}}
+    parts: dict[str, bytes] = {
+        "pickled": _packed({}, overhead=np.array([_Bomb()], object)),
+        "a NaN": _packed(arrays, **{target: arrays[target] * np.nan}),
+        "a wrong shape": _packed(arrays, **{target: arrays[target][:-1]}),
+        "a wrong kind": _packed(arrays, **{target: arrays[target].astype("U8")}),
+        "an array that says it is huge": _header_only((2**40,)),
+        "a name that climbs": _packed({}, **{"../../escaped": np.zeros(3)}),
+        "below zero": _packed(arrays, **{f"{target[:-7]}/spread": -arrays[f"{target[:-7]}/spread"]}),
+        "a bomb": _bomb(),
+    }
+    trees_: dict[str, bytes] = {
+        "not JSON": b"{" * 10,
+        "deep JSON": b"[" * 100_000,
+        "no members": json.dumps(broken).encode(),
+        "newer": json.dumps({**tree, "schema": 99}).encode(),
+        "older": json.dumps({**tree, "schema": 1}).encode(),
+    }
+    if what == "a bomb":
+        monkeypatch.setattr(predictor_file, "_LARGEST", 2**24)
+    hostile = _rewritten(path, tmp_path / "h.joules", trees_.get(what), parts.get(what))
+    with pytest.raises(PredictorError, match=r"h\.joules: ") as refused:
+        predictor_file.load(hostile)
+    assert "\n" not in str(refused.value).split("Try:")[0].strip()
+    assert not list(tmp_path.parent.rglob("escaped*"))
+
+
+def test_a_torn_or_missing_file_is_a_clear_line(predictor: learning.Predictor, tmp_path: Path) -> None:
+    path = predictor_file.save(predictor, tmp_path / "p.joules")
     (tmp_path / "torn").write_bytes(path.read_bytes()[:1000])
     for name in ("torn", "missing"):
-        with pytest.raises(PredictorError):
+        with pytest.raises(PredictorError, match=name):
             predictor_file.load(tmp_path / name)
 
 

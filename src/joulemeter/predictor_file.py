@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from joulemeter.models.regression import Member
     from joulemeter.models.trees import Trees
 
-SCHEMA = 1
+SCHEMA = 2
+"""2: more costs in the physical ground."""
 _LARGEST = 2**31
 """Bytes that a member of the zip may unpack to: more is a bomb, not a predictor."""
 
@@ -60,9 +61,10 @@ def load(path: str | Path) -> Predictor:
         ) from error
     if not isinstance(tree, dict) or tree.get("format") != "joulemeter predictor":
         raise PredictorError(f"{path}: is not a predictor", "joulemeter fit, to make one")
-    if not isinstance(tree.get("schema"), int) or tree["schema"] > SCHEMA:
+    if tree.get("schema") != SCHEMA:
         raise PredictorError(
-            f"{path}: schema {tree.get('schema')}, this reads up to {SCHEMA}", "a newer joulemeter"
+            f"{path}: schema {tree.get('schema')}, this reads {SCHEMA}",
+            "joulemeter fit anew with this version",
         )
     try:
         return _predictor(tree, arrays)
@@ -79,8 +81,24 @@ def _unpacked(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:
     with zipfile.ZipFile(io.BytesIO(packed)) as inner:
         if sum(info.file_size for info in inner.infolist()) > _LARGEST:
             raise ValueError("its arrays are too large")
+        for info in inner.infolist():
+            _check_size(inner, info)
     with np.load(io.BytesIO(packed), allow_pickle=False) as loaded:
         return tree, {name: loaded[name] for name in loaded.files}
+
+
+def _check_size(file: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+    """Refuses an array whose header promises more than its file holds, before memory is taken for it."""
+    from numpy.lib import format as npy
+
+    with file.open(info) as content:
+        version = npy.read_magic(content)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"array {info.filename} is of another version")
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(content)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize > info.file_size:
+        raise ValueError(f"array {info.filename} is not {shape} plain numbers")
 
 
 def _member(file: zipfile.ZipFile, name: str) -> bytes:

@@ -143,26 +143,25 @@ def table(described: Sequence[dict[str, float]], columns: Sequence[str]) -> NDAr
     return np.nan_to_num(np.array(rows, np.float64).reshape(len(described), len(columns)))
 
 
-TERMS = ("launch", "flops", "bytes", "tiles", "gathered", "lhs", "rhs", "out")
-"""Costs that add up: a launch, FLOPs, bytes, whole tiles, the gathered input of a convolution, operands."""
+SPILL_BYTES = tuple(4.0**step for step in range(10, 15))
+"""Sizes that caches have, 1 to 256 MiB: bytes beyond one cost more than those within, on no device less."""
+
+TERMS = ("launch", "flops", "bytes", *(f"beyond {size / 2**20:g} MiB" for size in SPILL_BYTES),
+         "tiles", "gathered", "lhs", "rhs", "out")  # fmt: skip
+"""Costs that add up: a launch, FLOPs, bytes, bytes beyond what a cache holds, whole tiles, the gathered input
+of a convolution, operands."""
 
 
 def terms(described: Sequence[dict[str, float]]) -> NDArray[np.float64]:
-    """The amounts behind ``TERMS``, shape (n, 8); those of products are 0 elsewhere."""
-    rows = []
-    for each in described:
-        amounts = {
-            name: math.exp(each[f"log {name}"]) for name in ("tiles", "lhs", "rhs", "out") if "log M" in each
-        }
-        gathered = each.get("window", 0) > 0 or each.get("stride", 0) > 0
-        flops, moved = (
-            sum(math.expm1(each.get(f"log {n}", 0)) for n in ns) for ns in (("flops",), ("read", "write"))
-        )
-        amounts |= {
-            "launch": 1.0,
-            "flops": flops,
-            "bytes": moved,
-            "gathered": amounts.get("lhs", 0) if gathered else 0,
-        }
-        rows.append([amounts.get(name, 0.0) for name in TERMS])
-    return np.array(rows, np.float64).reshape(len(described), len(TERMS))
+    """The amounts behind ``TERMS``, shape (n, 13); those of products are 0 elsewhere."""
+    return np.array([_amounts(each) for each in described], np.float64).reshape(len(described), len(TERMS))
+
+
+def _amounts(each: dict[str, float]) -> list[float]:
+    flops = math.expm1(each.get("log flops", 0.0))
+    moved = sum(math.expm1(each.get(f"log {way}", 0.0)) for way in ("read", "write"))
+    if "log M" not in each:
+        return [1.0, flops, moved, *(max(moved - size, 0.0) for size in SPILL_BYTES), 0.0, 0.0, 0.0, 0.0, 0.0]
+    tiles, lhs, rhs, out = (math.exp(each[f"log {name}"]) for name in ("tiles", "lhs", "rhs", "out"))
+    gathered = lhs if each["window"] > 0 or each["stride"] > 0 else 0.0
+    return [1.0, flops, moved, *[0.0] * len(SPILL_BYTES), tiles, gathered, lhs, rhs, out]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Process:
 
     def leave_one_out(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and variance (n,) of each row's target from all the others; equation 5.12."""
-        inverse = cho_solve((self.factor, True), np.eye(len(self.target)))
+        inverse = _inverse(self.factor)
         variance = 1 / np.diag(inverse)
         mean = self.target - self.weights * variance
         return self.offset + self.unit * mean, self.unit**2 * variance
@@ -133,8 +134,10 @@ def fit(
     known_variance: NDArray[np.float64] | None = None,
     robust: int = 1,
     seed: int = 0,
+    tune_rows: int = TUNE_ROWS,
+    start: Hyperparameters | None = None,
 ) -> Process:
-    """The process of ``target`` (n,) on ``features`` (n, d).
+    """The process of ``target`` (n,) on ``features`` (n, d), its hyperparameters sought from ``start``.
 
     ``known_variance`` (n,) is noise known beforehand (rounding, a record's own interval), in the target's
     unit squared. ``robust`` times, the rows that their neighbours do not foresee are given more noise
@@ -147,14 +150,15 @@ def fit(
     inputs, scaled = (features - centre) / spread, (target - offset) / unit
     known = np.zeros(len(target)) if known_variance is None else known_variance / unit**2
     order = np.random.default_rng(seed).permutation(len(target))
-    rows, tuned = np.sort(order[:KEEP_ROWS]), np.sort(order[:TUNE_ROWS])
+    rows, tuned = np.sort(order[:KEEP_ROWS]), np.sort(order[:tune_rows])
 
     def condition(hyper: Hyperparameters, noise: NDArray[np.float64]) -> Process:
         return Process.conditioned(
             hyper, centre, spread, offset, unit, inputs[rows], scaled[rows], noise[rows], rows
         )
 
-    process = condition(_tune(inputs[tuned], scaled[tuned], known[tuned], _start(inputs.shape[1])), known)
+    first = _start(inputs.shape[1]) if start is None else start.vector()
+    process = condition(_tune(inputs[tuned], scaled[tuned], known[tuned], first), known)
     for _ in range(robust):
         noise = known.copy()
         noise[rows] += _student(process, known[rows])
@@ -212,7 +216,7 @@ def _negative_posterior(
     weights = cho_solve((factor, True), target)
     value = 0.5 * target @ weights + np.log(np.diag(factor)).sum() + 0.5 * len(target) * np.log(2 * np.pi)
     # ∂ log p / ∂θ = ½ tr((αα′ − K⁻¹) ∂K/∂θ); for a length: ∂K/∂log ℓ = 5/3 (1 + √5 r) e^(−√5 r) Δ²/ℓ².
-    lead = np.outer(weights, weights) - cho_solve((factor, True), np.eye(len(target)))
+    lead = np.outer(weights, weights) - _inverse(factor)
     pull = lead * (5 / 3) * (1 + radius) * decay
     by_length = ((inputs**2).T @ pull.sum(1) - np.einsum("nd,nd->d", inputs, pull @ inputs)) * np.exp(
         -2 * hyper.lengths
@@ -227,6 +231,13 @@ def _negative_posterior(
     mean, deviation = _priors(inputs.shape[1])
     away = (vector - mean) / deviation
     return float(value + 0.5 * away @ away), gradient + away / deviation
+
+
+def _inverse(factor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """K⁻¹ (n, n) from the lower Cholesky factor of K: LAPACK's potri, which fills the lower half."""
+    half = np.asarray(dpotri(factor, lower=1)[0], np.float64)
+    half = np.tril(half)
+    return half + np.tril(half, -1).T
 
 
 def _priors(dimensions: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

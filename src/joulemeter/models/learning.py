@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from joulemeter.models import conformal, features, overhead, regression
 from joulemeter.models.overhead import NONE, Overhead
 from joulemeter.models.plausibility import implausible_power
 from joulemeter.models.predictor import POOLED, Family, Predictor, Quantity, rounding
+from joulemeter.models.regression import Care
 from joulemeter.record import Record
 
 if TYPE_CHECKING:
@@ -26,8 +27,12 @@ Progress = Callable[[str], None]
 
 _POOL_ROWS = 100
 """Rows of one family that enter the pooled model at most."""
+_POOL_TUNE_ROWS = 300
 _ALONE_ROWS = 60
 """A family with fewer configurations is also tried within the pooled model."""
+_MANY = 2500
+"""With more kernels hyperparameters are tuned on _MANY_TUNE_ROWS, so that 10,000 are learnt in a minute."""
+_MANY_TUNE_ROWS = 150
 _NORMAL_95 = 3.92
 """The width of a normal 95 % interval in standard deviations."""
 
@@ -54,6 +59,7 @@ def fit(records: Sequence[Record], progress: Progress | None = None, seed: int =
     _check(records, kernels)
     wrong = set(implausible_power(kernels))
     kernels = [record for i, record in enumerate(kernels) if i not in wrong]
+    care = Care() if len(kernels) <= _MANY else Care(tune_rows=_MANY_TUNE_ROWS)
     families: dict[Quantity, dict[str, Family]] = {}
     least: dict[Quantity, NDArray[np.float64]] = {}
     card: dict[str, Accuracy] = {}
@@ -63,7 +69,9 @@ def fit(records: Sequence[Record], progress: Progress | None = None, seed: int =
         if not rows:
             continue
         tried = None if quantity == "energy_j" else _chosen(families["energy_j"])
-        families[quantity], cards = _families(rows, _resolution(kernels, quantity), tried, progress, seed)
+        resolution = _resolution(kernels, quantity)
+        learnt = care if tried is None else replace(care, anew=False)
+        families[quantity], cards = _families(rows, resolution, tried, progress, seed, learnt)
         least[quantity] = _least(kernels, quantity)
         if quantity == "energy_j":
             card = cards
@@ -149,16 +157,18 @@ def _families(
     tried: dict[str, list[str]] | None,
     progress: Progress | None,
     seed: int,
+    care: Care,
 ) -> tuple[dict[str, Family], dict[str, Accuracy]]:
     """A model for each family, its own or the pooled one, and the cross-validated accuracy of each."""
-    pool = _pooled(rows, seed)
+    launch = min(float(own.target.min()) for own in rows.values())
+    pool = _pooled(rows, seed, replace(care, tune_rows=min(care.tune_rows, _POOL_TUNE_ROWS)))
     chosen: dict[str, regression.Regression] = {}
     mean: dict[str, NDArray[np.float64]] = {}
     deviation: dict[str, NDArray[np.float64]] = {}
     for name, own in rows.items():
         if progress:
             progress(name)
-        fitted = _family(name, own, pool, tried, seed)
+        fitted = _family(name, own, pool, None if tried is None else tried.get(name), seed, care, launch)
         if fitted is not None:
             chosen[name], mean[name], deviation[name] = fitted
     if not chosen:
@@ -191,7 +201,7 @@ class _Pool:
     deviation: NDArray[np.float64]
 
 
-def _pooled(rows: dict[str, _Rows], seed: int) -> _Pool | None:
+def _pooled(rows: dict[str, _Rows], seed: int, care: Care) -> _Pool | None:
     """One process over all families, each with a column of its own; None where there are too few rows."""
     random = np.random.default_rng(seed)
     described: list[dict[str, float]] = []
@@ -206,9 +216,8 @@ def _pooled(rows: dict[str, _Rows], seed: int) -> _Pool | None:
         return None
     groups = np.arange(len(target))
     known = np.array(variance)
-    fitted = regression.fit(
-        described, np.array(target), known, groups, ("process/pooled/plain", "process/pooled/ground"), seed
-    )
+    recipes = ("process/pooled/plain", "process/pooled/ground")
+    fitted = regression.fit(described, np.array(target), known, groups, recipes, seed, care)
     return _Pool(fitted.regression, np.array(names), np.array(target), fitted.mean, fitted.deviation)
 
 
@@ -216,7 +225,13 @@ _Choice = tuple[regression.Regression, "NDArray[np.float64]", "NDArray[np.float6
 
 
 def _family(
-    name: str, own: _Rows, pool: _Pool | None, tried: dict[str, list[str]] | None, seed: int
+    name: str,
+    own: _Rows,
+    pool: _Pool | None,
+    tried: list[str] | None,
+    seed: int,
+    care: Care,
+    launch: float,
 ) -> _Choice | None:
     """A family's own model or the pooled one, whichever errs less on its rows when they are held out."""
     shared: _Choice | None = None
@@ -225,10 +240,11 @@ def _family(
         shared = pool.fitted, pool.mean[mine], pool.deviation[mine]
     if len(own) < regression.LEAST_ROWS:
         return shared
-    options = None if tried is None else [r for r in tried.get(name, ()) if "/pooled/" not in r] or None
+    options = [recipe for recipe in tried or () if "/pooled/" not in recipe] or None
     groups = np.arange(len(own))
-    careful = tried is None
-    fitted = regression.fit(own.described, own.target, own.known_variance, groups, options, seed, careful)
+    fitted = regression.fit(
+        own.described, own.target, own.known_variance, groups, options, seed, care, launch
+    )
     alone: _Choice = fitted.regression, fitted.mean, fitted.deviation
     if shared is None:
         return alone
@@ -274,8 +290,6 @@ def _least(kernels: Sequence[Record], quantity: Quantity) -> NDArray[np.float64]
 def with_overhead(predictor: Predictor, records: Sequence[Record]) -> Predictor:
     """``predictor`` with the overhead that the whole networks among ``records`` show, where kernels of theirs
     are among them too; as it was where there are none."""
-    from dataclasses import replace
-
     networks, amounts = network_amounts(predictor, records)
     if len(networks) < 2:
         return predictor

@@ -130,7 +130,8 @@ def bounded(
 
 def rounding(value: NDArray[np.float64], resolution: float) -> NDArray[np.float64]:
     """The relative deviation (n,) that rounding to ``resolution`` adds to a reading of ``value`` (n,)."""
-    return resolution / 2 / value
+    # An error anywhere within half a step either way, all alike likely.
+    return resolution / math.sqrt(12) / value
 
 
 @dataclass(frozen=True, slots=True)

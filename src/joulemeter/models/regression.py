@@ -30,16 +30,29 @@ _BOOSTED_ROWS = 800
 """From so many rows on, boosted trees are tried: below, processes always won."""
 _MEMBERS = 4
 """Regressors whose mean is taken, at most."""
-_ROUGH = 6.0
-"""Times the known noise that is assumed of data whose small energies scatter more than they are rounded."""
+_NEAR = 1.1
+"""Only regressors that err no more than this many times the best one's error have a part in the mean."""
 _WORST = 0.3
 """Errors beyond this count alike when candidates are compared: one wrong row must not decide."""
 
 
 @dataclass(frozen=True, slots=True)
+class Care:
+    """How much is computed: the rows that hyperparameters are tuned on, and whether the cross-validated
+    figures are of models learnt ``anew`` without each fold, or keep the hyperparameters of all the rows."""
+
+    tune_rows: int = gaussian.TUNE_ROWS
+    anew: bool = True
+
+
+FULL = Care()
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
-    """One regressor of the logarithm of a quantity. ``costs`` (8,) is its physical ground, by features.TERMS,
-    all zero where it has none; ``deviation`` is the standard deviation where the regressor gives none."""
+    """One regressor of the logarithm of a quantity. ``costs`` (13,) is its physical ground, by TERMS of
+    ``features``, all zero where it has none; ``deviation`` is the standard deviation where the regressor
+    gives none."""
 
     recipe: str
     columns: tuple[str, ...]
@@ -102,9 +115,19 @@ def ground(costs: NDArray[np.float64], described: Sequence[dict[str, float]]) ->
     return np.log(features.terms(described) @ costs)
 
 
-def priced(described: Sequence[dict[str, float]], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Costs (8,), none negative, whose sums lie nearest exp(``target``) relative to it (least squares)."""
-    table = features.terms(described) * np.exp(-target)[:, None]
+def priced(
+    described: Sequence[dict[str, float]], target: NDArray[np.float64], launch: float = np.nan
+) -> NDArray[np.float64]:
+    """Costs (13,), none negative, whose sums lie nearest exp(``target``) relative to it (least squares).
+
+    ``launch`` is the logarithm of what the cheapest kernel of the device costs: a family whose small kernels
+    were not measured still costs about that for nothing.
+    """
+    table = features.terms(described)
+    if np.isfinite(launch):
+        table = np.vstack([table, [1.0, *[0.0] * (len(features.TERMS) - 1)]])
+        target = np.append(target, launch)
+    table = table * np.exp(-target)[:, None]
     scale = table.mean(0)
     scale[scale == 0] = 1.0
     found = nnls(table / scale, np.ones(len(target)))[0] / scale
@@ -121,7 +144,6 @@ def recipes(described: Sequence[dict[str, float]]) -> list[str]:
     if all("log M" in each for each in described):
         views += ["tiles", "slices"]
     found = [f"process/{view}/{base}" for view in views for base in ("plain", "ground")]
-    found += [f"rough/{view}/plain" for view in views if view in ("tiles", "slices")]
     return found + (["boosted/work/ground"] if len(described) >= _BOOSTED_ROWS else [])
 
 
@@ -132,28 +154,29 @@ def fit(
     groups: NDArray[np.int64],
     tried: Sequence[str] | None = None,
     seed: int = 0,
-    anew: bool = True,
+    care: Care = FULL,
+    launch: float = np.nan,
 ) -> Fitted:
     """The best of the candidates ``tried`` (default: ``recipes``), or the mean of the few best.
 
-    ``target`` (n,) logarithms, ``groups`` (n,) numbers of the configuration. Without ``anew`` the
-    cross-validated figures keep the hyperparameters of all the rows: five times faster, a little too good.
+    ``target`` (n,) logarithms, ``groups`` (n,) numbers of the configuration, ``launch`` as for ``priced``.
     """
+    rows = _Rows(described, target, known_variance, launch, seed, care.tune_rows)
     folds = folded(groups, seed)
     made = []
     for recipe in tried or recipes(described):
-        member = member_of(recipe, described, target, known_variance, seed)
-        mean, variance = _held_out(member, described, target, known_variance, folds, seed)
+        member = rows.member(recipe)
+        mean, variance = _held_out(member, rows, folds)
         if isinstance(member.regressor, Trees):
             variance[:] = np.mean((target - mean) ** 2)
             member = replace(member, deviation=float(np.sqrt(variance[0])))
         made.append((member, mean, variance))
-    error = [_error(target - mean) for _, mean, _ in made]
+    error = [_error(target - mean, target) for _, mean, _ in made]
     best = _best(made, error, target)
     # The card and the intervals: the chosen learnt anew without each fold, hyperparameters too.
     held = [(m, v) for _, m, v in best]
-    if anew:
-        held = [_held_out(m, described, target, known_variance, folds, seed, anew) for m, _, _ in best]
+    if care.anew:
+        held = [_held_out(m, rows, folds, anew=True) for m, _, _ in best]
     mean = np.mean([m for m, _ in held], axis=0)
     deviation = np.sqrt(np.mean([v for _, v in held], axis=0))
     inputs = features.table(described, best[0][0].columns)
@@ -167,14 +190,17 @@ _Made = tuple[Member, "NDArray[np.float64]", "NDArray[np.float64]"]
 
 
 def _best(made: Sequence[_Made], error: Sequence[float], target: NDArray[np.float64]) -> list[_Made]:
-    """The best one, two, three or four, whichever average errs least."""
-    order = np.argsort(error, kind="stable")
-    sets = [[made[i] for i in order[:count]] for count in range(1, min(len(made), _MEMBERS) + 1)]
-    return min(sets, key=lambda some: _error(target - np.mean([mean for _, mean, _ in some], axis=0)))
+    """The best one, or the mean of the few that are hardly worse, whichever errs least."""
+    order = [i for i in np.argsort(error, kind="stable") if error[i] <= _NEAR * min(error)]
+    sets = [[made[i] for i in order[:count]] for count in range(1, min(len(order), _MEMBERS) + 1)]
+    return min(sets, key=lambda some: _error(target - np.mean([mean for _, mean, _ in some], axis=0), target))
 
 
-def _error(residual: NDArray[np.float64]) -> float:
-    return float(np.minimum(np.abs(residual), _WORST).mean())
+def _error(residual: NDArray[np.float64], target: NDArray[np.float64]) -> float:
+    """The mean error, half by rows and half by what they cost: a model must serve kernels and the bill."""
+    errs = np.minimum(np.abs(residual), _WORST)
+    share = np.exp(target - target.max())
+    return float(0.5 * errs.mean() + 0.5 * (errs * share).sum() / share.sum())
 
 
 def folded(groups: NDArray[np.int64], seed: int = 0, count: int = FOLDS) -> NDArray[np.int64]:
@@ -183,49 +209,58 @@ def folded(groups: NDArray[np.int64], seed: int = 0, count: int = FOLDS) -> NDAr
     return np.asarray(np.random.default_rng(seed).permutation(len(distinct))[number] % count, np.int64)
 
 
-def member_of(
-    recipe: str,
-    described: Sequence[dict[str, float]],
-    target: NDArray[np.float64],
-    known_variance: NDArray[np.float64],
-    seed: int = 0,
-) -> Member:
-    """A member by its recipe: ``kind/view/ground or plain``."""
-    kind, view, base = recipe.split("/")
-    columns = features.names(described, view)
-    inputs = features.table(described, columns)
-    costs = priced(described, target) if base == "ground" else np.zeros(len(features.TERMS))
-    rest = target - ground(costs, described)
-    if kind in ("process", "rough"):
-        known = known_variance * (_ROUGH**2 if kind == "rough" else 1)
-        return Member(recipe, columns, costs, gaussian.fit(inputs, rest, known, seed=seed))
-    grow = trees.boosted if kind == "boosted" else trees.forest
-    return Member(recipe, columns, costs, grow(inputs, rest, seed))
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What members are learnt from: n rows, and how."""
+
+    described: Sequence[dict[str, float]]
+    target: NDArray[np.float64]
+    known_variance: NDArray[np.float64]
+    launch: float
+    seed: int
+    tune_rows: int
+
+    def only(self, keep: NDArray[np.bool_]) -> _Rows:
+        """The rows for which ``keep`` (n,) is true."""
+        described = [each for each, kept in zip(self.described, keep, strict=True) if kept]
+        return replace(
+            self, described=described, target=self.target[keep], known_variance=self.known_variance[keep]
+        )
+
+    def member(self, recipe: str, like: Member | None = None) -> Member:
+        """A member by its recipe, ``kind/view/ground or plain``; its hyperparameters are sought from those of
+        the one that is ``like`` it."""
+        kind, view, base = recipe.split("/")
+        columns = features.names(self.described, view) if like is None else like.columns
+        inputs = features.table(self.described, columns)
+        costs = np.zeros(len(features.TERMS))
+        if base == "ground":
+            costs = priced(self.described, self.target, self.launch)
+        rest = self.target - ground(costs, self.described)
+        if kind != "process":
+            grow = trees.boosted if kind == "boosted" else trees.forest
+            return Member(recipe, columns, costs, grow(inputs, rest, self.seed))
+        start = like.regressor.hyper if like and isinstance(like.regressor, Process) else None
+        made = gaussian.fit(
+            inputs, rest, self.known_variance, seed=self.seed, tune_rows=self.tune_rows, start=start
+        )
+        return Member(recipe, columns, costs, made)
 
 
 def _held_out(
-    member: Member,
-    described: Sequence[dict[str, float]],
-    target: NDArray[np.float64],
-    known_variance: NDArray[np.float64],
-    folds: NDArray[np.int64],
-    seed: int,
-    anew: bool = False,
+    member: Member, rows: _Rows, folds: NDArray[np.int64], anew: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and variance (n,) of each row by a member that has not seen its fold.
 
     To compare candidates a process keeps its hyperparameters (a dozen numbers of all the rows) and
     forgets the fold's rows; ``anew``, it is learnt anew. Trees are always grown anew.
     """
-    mean, variance = np.empty(len(target)), np.empty(len(target))
+    mean, variance = np.empty(len(folds)), np.empty(len(folds))
     for fold in np.unique(folds):
         held = folds == fold
-        rows = [each for each, out in zip(described, held, strict=True) if out]
         if isinstance(member.regressor, Process) and not anew:
-            other = Member(member.recipe, member.columns, member.costs, member.regressor.without(held))
+            other = replace(member, regressor=member.regressor.without(held))
         else:
-            kept = [each for each, out in zip(described, held, strict=True) if not out]
-            other = member_of(member.recipe, kept, target[~held], known_variance[~held], seed)
-            other = replace(other, deviation=member.deviation)
-        mean[held], variance[held] = other.predict(rows)
+            other = replace(rows.only(~held).member(member.recipe, member), deviation=member.deviation)
+        mean[held], variance[held] = other.predict(rows.only(held).described)
     return mean, variance
