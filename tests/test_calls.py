@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from constructs import CASES, LIBRARY, G
+from constructs import LIBRARY, G
+from constructs_more import CASES
 from joulemeter import pure
 from joulemeter.frameworks import calls, imports, rewrite
 from joulemeter.recorder import Recorder

@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from joulemeter import recorder as recording
@@ -192,6 +193,31 @@ def test_what_is_seen_is_counted_and_bounded() -> None:
     assert sum(each["count"] for each in summary["each"]["0"]) == 100
     assert len(summary["each"]["0"]) == describe.MOST + 1
     assert summary["each"]["name"] == [{"type": "str", "value": "k", "count": 100}]
+
+
+def test_a_subclass_of_an_array_is_not_asked_by_its_own_properties() -> None:
+    asked = []
+
+    class Loud(np.ndarray):
+        @property
+        def shape(self) -> tuple[int, ...]:
+            asked.append("shape")
+            return (9,)
+
+        @property
+        def dtype(self) -> str:
+            asked.append("dtype")
+            return "loud"
+
+        @property
+        def nbytes(self) -> int:
+            asked.append("nbytes")
+            return 9
+
+    loud = np.ones(3).view(Loud)
+    asked.clear()
+    assert describe.describe(loud)[1:] == ((3,), "float64", "cpu", 24)
+    assert not asked
 
 
 def test_the_code_cache_serves_what_was_written_and_refuses_what_others_may_have(

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from constructs import CASES, LIBRARY, G
+from constructs import LIBRARY, G
+from constructs_more import CASES
 from joulemeter.cli.instrument import command
 from joulemeter.frameworks import static, written
 from test_calls import observe
@@ -37,6 +38,7 @@ def without_columns(ended: str) -> str:
 SEEN = {
     "error called over lines": "a method call over lines fails on the line where the call begins",
     "globals(), vars() and dir()": "the name of the gates is one of the module's",
+    "code object": "the name of the gates is one of those that the code names",
 }
 """What a written-out source does not hide, and `joulemeter run` does."""
 

@@ -117,7 +117,10 @@ def reader_of(kind: type) -> Any:
         found = READERS.get(f"{base.__module__}.{base.__qualname__}")
         if found is not None:
             break
-    if found is read_torch and kind.__module__.partition(".")[0] != "torch":
+    if (
+        found not in (None, read_numpy)
+        and kind.__module__.partition(".")[0] != base.__module__.partition(".")[0]
+    ):
         found = None  # a subclass of the user's may answer attributes itself
     _readers[kind] = found
     return found
@@ -139,7 +142,10 @@ def read_torch(value: Any) -> tuple[Any, ...]:
 
 
 def read_numpy(value: Any) -> tuple[Any, ...]:
-    return value.shape, str(value.dtype), "cpu", int(value.nbytes)
+    # NumPy's own answers: a subclass of the user's may have properties of those names.
+    array = sys.modules["numpy"].ndarray
+    shape, dtype, size = (getattr(array, name).__get__(value) for name in ("shape", "dtype", "nbytes"))
+    return shape, str(dtype), "cpu", int(size)
 
 
 def read_tensorflow(value: Any) -> tuple[Any, ...]:
