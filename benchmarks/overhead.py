@@ -165,7 +165,7 @@ def torch_steps(step_ms: float, steps: int, turns: int) -> None:
             start = time.thread_time_ns()
             space["train"](net, 3)
             seen_ms = min(seen_ms, (time.thread_time_ns() - start) / 3e6)
-        if seen_ms >= step_ms or size > 4096:
+        if seen_ms >= step_ms or size > 1 << 17:
             break
         size = math.ceil(size * 1.25)
     recorder = Recorder(tempfile.mkdtemp())
