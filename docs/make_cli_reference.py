@@ -11,7 +11,7 @@ TARGET = Path(__file__).with_name("cli.md")
 
 def reference() -> str:
     """The whole page, in Markdown."""
-    context = click.Context(root, info_name="joulemeter", max_content_width=100, terminal_width=100)
+    context = click.Context(root, info_name="joulemeter", terminal_width=100, **root.context_settings)
     parts = [
         "# Command line\n",
         "Made from the commands by `python docs/make_cli_reference.py`.\n",
