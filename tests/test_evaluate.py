@@ -157,16 +157,3 @@ def test_an_imported_data_set_is_the_published_one_and_can_be_checked(tmp_path: 
     assert run("dataset", "card", tmp_path / "d").exit_code == 0
     with pytest.raises(DatasetError, match="already"):
         run("dataset", "import", table, "-o", tmp_path / "d")
-
-
-@pytest.mark.parametrize(
-    ("foreseen_j", "step_j", "read_j"), [(2.4e-6, 1e-6, 2e-6), (2.6e-6, 1e-6, 3e-6), (1e-8, 1e-6, 1e-6), (2.4e-6, 0.0, 2.4e-6)]
-)  # fmt: skip
-def test_what_is_foreseen_of_a_rounded_record_is_its_rounded_reading(
-    foreseen_j: float, step_j: float, read_j: float
-) -> None:
-    from joulemeter.evaluate import as_read
-    from joulemeter.record import Record
-
-    record = Record(level="kernel", family="relu", origin="measured", facts={"resolution_j": step_j})
-    assert as_read(record, foreseen_j) == pytest.approx(read_j)

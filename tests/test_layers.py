@@ -38,6 +38,8 @@ SUMS = {
         "idle",
         "occupancy",
         "columns",
+        "nesting",
+        "priors",
         "design",
         "ticks",
         "response",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from joulemeter import occupancy
+from joulemeter import nesting, occupancy
 from joulemeter.span import Site, Spans
 
 SITES = [Site(0, "run", "run"), Site(1, "outer"), Site(2, "inner"), Site(7, "other")]
@@ -123,7 +123,7 @@ def test_each_nanosecond_in_which_a_lane_is_busy_belongs_to_one_site(
 
 @pytest.mark.parametrize("lanes", [1, 3])
 def test_parents_that_spans_name_are_found_without_their_names_too(lanes, monkeypatch):
-    monkeypatch.setattr(occupancy, "PART", 7)
+    monkeypatch.setattr(nesting, "PART", 7)
     rows = [
         (depth % 3, lane, 1000 * turn + 10 * depth, 1000 * turn + 900 - 10 * depth, depth - 1)
         for lane in range(lanes)
@@ -140,12 +140,12 @@ def test_parents_that_spans_name_are_found_without_their_names_too(lanes, monkey
         np.testing.assert_array_equal(getattr(one, column), getattr(other, column))
     edges = np.arange(0, 21_000, 130)
     found = occupancy.seconds_between(one, edges)
-    monkeypatch.setattr(occupancy, "PART", 10_000)
+    monkeypatch.setattr(nesting, "PART", 10_000)
     np.testing.assert_array_equal(found.toarray(), occupancy.seconds_between(one, edges).toarray())
 
 
 def test_a_parent_that_ends_before_its_child_is_not_what_encloses_it(monkeypatch):
-    monkeypatch.setattr(occupancy, "PART", 2)
+    monkeypatch.setattr(nesting, "PART", 2)
     made = occupancy.occupy(
         SITES, _spans((1, 0, 0, 10, -1), (2, 0, 12, 30, 0), (2, 0, 13, 20, 1), (1, 0, 14, 16, 1))
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from joulemeter.design import Stretches
-from joulemeter.occupancy import Occupancy, column_seconds, parts
+from joulemeter.nesting import parts
+from joulemeter.occupancy import Occupancy, column_seconds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
+from joulemeter import priors
 from joulemeter.columns import Columns, call_seconds, columns, own_seconds, seen_seconds
 from joulemeter.design import (
     Design,
@@ -21,9 +22,9 @@ from joulemeter.design import (
     windows,
 )
 from joulemeter.idle import Idle
-from joulemeter.noise import Extra, Gram, Noise, Prior, fit_noise, gram, no_extra, raised, weighed_errors
+from joulemeter.noise import Extra, Gram, Noise, fit_noise, gram, no_extra, raised, weighed_errors
 from joulemeter.occupancy import Occupancy
-from joulemeter.posterior import Energies, PowerPrior, Powers, energies, powers
+from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.response import Found
 from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, bins_of, curve, follow, paced, rows_of, steps_of
 from joulemeter.timeline import Timeline
@@ -64,9 +65,6 @@ SCANNED_ROWS = 300
 STEADY_S = 0.01
 """Within a long call, power is taken to wander on its own from one hundredth of a second to the next."""
 
-ALIKE = 0.15
-"""Long calls of one site draw powers that scatter by about this fraction."""
-
 MARGIN = 1.4
 """Variances are at least this much larger than the model's own: it takes noise, outliers and response as if
 they were
@@ -86,11 +84,6 @@ STRETCHES = 40
 
 USUAL_VARIATION = 0.05**2
 """Calls of one site scatter by about 5 % in power, where the rows do not say otherwise."""
-
-SHAPE = 4.0
-"""Powers of sites lie within about a factor of two of each other (a gamma shape), until the rows say
-otherwise."""
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -249,11 +242,11 @@ def _fitted(
     usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(
         float(plain.seconds.sum()), 1e-9
     )
-    prior = _power_prior(usual_w, SHAPE, kept)
+    prior = priors.power_prior(usual_w, priors.SHAPE, kept)
     counter = bool(plain.windows.linked.any())
     noise = Noise(USUAL_VARIATION, _usual_jitter(plain.windows) if counter else 0.005)
     usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
-    believed, alike = _believed(idle, guess, counter), _alike(kept)
+    believed, alike = priors.believed(idle, guess, counter), priors.alike(kept)
     whole, (plain, _) = plain, _sample(plain, ROUGH)
     extra = no_extra(len(plain))
     made = _with_response(plain, at, counter)
@@ -263,14 +256,14 @@ def _fitted(
     for turn in range(4 if before is None else 2):
         sample, chosen = _sample(made)
         noise = fit_noise(
-            sample, _joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual
+            sample, priors.joint(prior, believed), at, Extra(extra.work[chosen], extra.stamp[chosen]), usual
         )
         found = powers(gram(made, at, noise, extra, work=False), prior, believed, alike / usual_w**2)
         at = np.maximum(found.site, 0.05 * usual_w)
         made = _with_response(plain, found.site, counter)
         if turn < 3 or before is not None:
             extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
-        prior = _power_prior(usual_w, _shape(found, usual_w, seconds), kept)
+        prior = priors.power_prior(usual_w, priors.scatter_shape(found, usual_w, seconds), kept)
     if len(whole) > len(plain):
         plain = whole
         made = _with_response(plain, found.site, counter)
@@ -351,17 +344,6 @@ def _entangled(found: Powers) -> float:
     return float(np.mean(squared.max(axis=1, initial=0.0)))
 
 
-def _believed(idle: Idle, guess: Found, counter: bool) -> Prior:
-    """What is known of the idle knots, and of how far the lag and (of a gauge) the window are off, in
-    seconds."""
-    sigma = np.array([guess.lag_sigma_ns, guess.window_sigma_ns][: 1 if counter else 2]) / 1e9
-    count = len(idle.mean_w)
-    precision = np.zeros((count + len(sigma),) * 2)
-    precision[:count, :count] = np.linalg.inv(idle.covariance)
-    precision[count:, count:] = np.diag(1 / np.maximum(sigma, 1e-7) ** 2)
-    return Prior(np.append(idle.mean_w, np.zeros(len(sigma))), precision)
-
-
 def _with_response(plain: Design, site_w: Floats, counter: bool) -> Design:
     """The design with columns for what a second's error of the lag, and of a gauge's window, would do to
     each row.
@@ -384,50 +366,6 @@ def _expected(made: Design, found: Powers) -> Floats:
         made.seconds @ found.mean[: found.columns]
         + made.idle @ found.mean[found.columns :][: made.idle.shape[1]]
     )
-
-
-def _alike(kept: Columns) -> Floats:
-    """What pulls the long calls of one site towards each other: a precision (c, c) in units of the usual
-    power."""
-    count = len(kept.site) + 1
-    pull = np.zeros((count, count))
-    for site in np.unique(kept.site[kept.single]):
-        mine = np.flatnonzero(kept.single & (kept.site == site))
-        pull[np.ix_(mine, mine)] = (np.eye(len(mine)) - 1 / len(mine)) / ALIKE**2
-    return pull
-
-
-def _power_prior(usual_w: float, shape: float, kept: Columns) -> PowerPrior:
-    """The prior of each column: the program as a whole, and what no span explains, may well draw nothing.
-
-    The long calls of one site share its prior, so each has the n-th part of its weight.
-    """
-    shapes = np.array([1.0 if each.kind == "run" else shape for each in kept.occupancy.sites] + [1.0])
-    for site in np.unique(kept.site[kept.single]):
-        mine = np.flatnonzero(kept.single & (kept.site == site))
-        shapes[mine] = np.maximum(shapes[mine] / len(mine), 0.5)
-    means = np.full(len(shapes), usual_w)
-    means[-1] /= 2
-    return PowerPrior(means, shapes)
-
-
-def _shape(found: Powers, usual_w: float, seconds: Floats) -> float:
-    """The scatter of the sites' powers as a gamma shape: theirs, and four more sites' of the usual
-    scatter."""
-    some = seconds[:-1] > 0
-    apart = (found.site[:-1][some] / usual_w - 1) ** 2 + np.diag(found.covariance)[: found.columns - 1][
-        some
-    ] / usual_w**2
-    return float(np.clip((4 + len(apart)) / (4 / SHAPE + apart.sum()), 0.5, 25.0))
-
-
-def _joint(prior: PowerPrior, idle: Prior) -> Prior:
-    mean, variance = prior.gaussian()
-    count = len(mean)
-    precision = np.zeros((count + len(idle.mean),) * 2)
-    precision[:count, :count] = np.diag(1 / variance)
-    precision[count:, count:] = idle.precision
-    return Prior(np.append(mean, idle.mean), precision)
 
 
 def _sample(made: Design, most: int = 0) -> tuple[Design, NDArray[np.bool_]]:

@@ -104,8 +104,8 @@ def _kernels(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[s
     unpriced = sum(map(math.isnan, made.value))
     if unpriced:
         notes.append(f"{unpriced} kernel(s) could not be priced and are left out")
-    for record, *quantiles in zip(kernels, made.value, made.low, made.high, strict=True):
-        _add(tested, _name(record), record.energy_j, *(as_read(record, float(q)) for q in quantiles))
+    for record, value, low, high in zip(kernels, made.value, made.low, made.high, strict=True):
+        _add(tested, _name(record), record.energy_j, float(value), float(low), float(high))
 
 
 def _runs(train: Sequence[Record], test: Sequence[Record], tested: _Tested, notes: list[str]) -> bool:
@@ -159,16 +159,6 @@ def _networks(predictor: Predictor, test: Dataset, tested: _Tested, notes: list[
     reach = float(np.exp(predictor.overhead.spread))
     for record, value in zip(networks, values, strict=True):
         _add(tested, name, record.energy_j, float(value), float(value) / reach, float(value) * reach)
-
-
-def as_read(record: Record, energy_j: float) -> float:
-    """``energy_j`` as ``record`` would say it: a quantile of rounded readings is the rounded quantile.
-
-    Where a record is rounded to a step (``facts["resolution_j"]``), what is foreseen is a reading, a whole
-    number of steps, and at least one, since rows that read zero are left out.
-    """
-    step = float(record.facts.get("resolution_j", 0.0))
-    return max(round(energy_j / step), 1) * step if step > 0 and math.isfinite(energy_j) else energy_j
 
 
 def _name(record: Record) -> str:

@@ -7,13 +7,14 @@ intervals is crossed by one span at most.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import sparse
 
+from joulemeter import nesting
 from joulemeter.span import Site, Spans
 
 if TYPE_CHECKING:
@@ -22,23 +23,11 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-PART = 200_000
-"""Spans that are looked at together: what is worked out of so many stays in the processor's cache, and
-memory does not grow by it."""
-
-
 WIDE = 4
 """A span that touches more rows than this is spread over them one entry a row."""
 
 DENSE = 16_000_000
 """Cells of a table of rows and sites that is filled at once; larger ones are kept sparse throughout."""
-
-DEEPEST = 32
-"""Callers above one another up to which the parents that spans name are checked; deeper ones are sought."""
-
-MAX_SPLITS = 12
-"""Virtual lanes tried for spans that overlap on one lane without nesting; then the rest is cut short."""
-
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
@@ -74,22 +63,15 @@ def occupy(sites: Sequence[Site], spans: Spans) -> Occupancy:
     start, end = np.asarray(spans.start_ns, np.int64), np.asarray(spans.end_ns, np.int64)
     rows = np.flatnonzero(end > start)
     parent = np.asarray(spans.parent, np.int64)
-    rows = _sorted_rows(rows, np.asarray(spans.lane), start, end, parent)
+    rows = nesting.sorted_rows(rows, np.asarray(spans.lane), start, end, parent)
     start, end, column, lane = start[rows], end[rows], column[rows], np.asarray(spans.lane)[rows]
-    named = _named(rows, parent)
-    enclosing = _on_lane(named, lane)
-    if not _nests(enclosing, lane, start, end):
-        enclosing, end = _enclosing(lane, start, end)
+    named = nesting.named_callers(rows, parent)
+    enclosing = nesting.on_lane(named, lane)
+    if not nesting.nests(enclosing, lane, start, end):
+        enclosing, end = nesting.found_callers(lane, start, end)
     caller = _callers(named, enclosing, column, start, end, sites)
     path, path_column, path_above = _paths(caller, column, len(sites))
     return Occupancy(sites, calls, column, enclosing, start, end, path, path_column, path_above)
-
-
-def parts(count: int, least: int = 0) -> Iterator[slice]:
-    """Slices of PART rows, or ``least`` if that is more."""
-    step = max(PART, least)
-    for low in range(0, count, step):
-        yield slice(low, min(low + step, count))
 
 
 def _columns(sites: Sequence[Site], site: NDArray[Any]) -> tuple[tuple[Site, ...], NDArray[np.int32]]:
@@ -102,157 +84,6 @@ def _columns(sites: Sequence[Site], site: NDArray[Any]) -> tuple[tuple[Site, ...
     lookup[strangers] = len(sites) + np.arange(len(strangers), dtype=np.int32)
     named = tuple(sites) + tuple(Site(int(each), f"site {int(each)}") for each in strangers)
     return named, lookup[site]
-
-
-def _sorted_rows(rows: Ints, lane: NDArray[Any], start: Ints, end: Ints, parent: Ints) -> Ints:
-    """``rows`` lane by lane, by start; of spans that start together the outer one first."""
-    found = []
-    lanes = lane[rows]
-    several = len(rows) > 0 and bool((lanes != lanes[0]).any())
-    for each in np.unique(lanes) if several else lanes[:1]:
-        mine = rows[lanes == each] if several else rows
-        began = start[mine]
-        if (began[1:] < began[:-1]).any():
-            mine = mine[np.argsort(began, kind="stable")]
-            began = start[mine]
-        tied = np.zeros(len(mine) + 1, bool)
-        tied[1:-1] = began[1:] == began[:-1]
-        together = np.flatnonzero(tied[1:] | tied[:-1])
-        if len(together):
-            these = mine[together]
-            mine[together] = these[np.lexsort((these, _depth(these, parent), -end[these], start[these]))]
-        found.append(mine)
-    return np.concatenate(found) if found else rows
-
-
-def _depth(rows: Ints, parent: Ints) -> Ints:
-    """How many callers each row says it has, as far as a chain of a thousand goes."""
-    depth, here = np.zeros(len(rows), np.int64), parent[rows]
-    for _ in range(1_000):
-        valid = (here >= 0) & (here < len(parent))
-        if not valid.any():
-            break
-        depth += valid
-        here = np.where(valid, parent[np.where(valid, here, 0)], -1)
-    return depth
-
-
-def _named(rows: Ints, parent: Ints) -> NDArray[np.int32]:
-    """Which of ``rows`` each names as its parent (n,); −1: none, itself, or a row that is not among them."""
-    place = np.full(len(parent) + 1, -1, np.int32)
-    place[rows] = np.arange(len(rows), dtype=np.int32)
-    named = np.empty(len(rows), np.int32)
-    for part in parts(len(rows)):
-        mine = parent[rows[part]]
-        mine[(mine < 0) | (mine >= len(parent))] = -1
-        above = place[mine]
-        above[above == np.arange(part.start, part.stop)] = -1
-        named[part] = above
-    return named
-
-
-def _on_lane(named: NDArray[np.int32], lane: NDArray[Any]) -> NDArray[np.int32]:
-    """The parents named that ran on their child's lane; −1 for the others."""
-    made = named.copy()
-    for part in parts(len(named)):
-        made[part][lane[named[part]] != lane[part]] = -1
-    return made
-
-
-def _nests(named: NDArray[np.int32], lane: NDArray[Any], start: Ints, end: Ints) -> bool:
-    """Whether the parents that rows name on their lanes are what encloses them, as recorders of calls say.
-
-    They are where each row lies in its parent and no two rows of one lane and one depth overlap. Checking
-    that is a fifth of the work of finding it out.
-    """
-    depth, last = np.zeros(len(named), np.int8), np.full(DEEPEST + 1, -1, np.int64)
-    for part in parts(len(named)):
-        if not _lie_inside(named, end, part) or not _found_depths(depth, named, part):
-            return False
-        mine = depth[part]
-        for level in range(int(mine.max()) + 1):
-            rows = part.start + np.flatnonzero(mine == level)
-            if last[level] >= 0:
-                rows = np.append(last[level], rows)
-            follows = lane[rows[1:]] == lane[rows[:-1]]
-            if (follows & (start[rows[1:]] < end[rows[:-1]])).any():
-                return False
-            last[level] = rows[-1] if len(rows) else -1
-    return True
-
-
-def _lie_inside(named: NDArray[np.int32], end: Ints, part: slice) -> bool:
-    """Whether a part's rows follow the parents they name and end no later; by order none starts sooner."""
-    below = part.start + np.flatnonzero(named[part] >= 0)
-    above = named[below]
-    return not ((above >= below) | (end[below] > end[above])).any()
-
-
-def _found_depths(depth: NDArray[np.int8], named: NDArray[np.int32], part: slice) -> bool:
-    """Fills in the depths of a part's rows, those of the rows before being known; False beyond DEEPEST."""
-    above = named[part]
-    for _ in range(DEEPEST):
-        fresh = np.where(above >= 0, depth[above] + np.int8(1), np.int8(0))
-        if (fresh == depth[part]).all():
-            return True
-        depth[part] = fresh
-    return False
-
-
-def _enclosing(lane: NDArray[Any], start: Ints, end: Ints) -> tuple[NDArray[np.int32], Ints]:
-    """The row that encloses each row on its lane (−1: none), and the ends.
-
-    Spans of one lane that overlap without nesting (tasks that take turns, kernels of one queue) run at
-    once: those that outlast the span they started in are moved to a lane of their own.
-    """
-    enclosing, end = np.full(len(start), -1, np.int32), end.copy()
-    if not len(lane):
-        return enclosing, end
-    edges = np.flatnonzero(np.append(True, lane[1:] != lane[:-1]))
-    for low, high in zip(edges, np.append(edges[1:], len(lane)), strict=True):
-        todo = np.arange(low, high)
-        while len(todo):
-            kept, todo, inside = _without_overlap(todo, start, end)
-            enclosing[kept] = np.where(inside >= 0, kept[inside], -1)
-    return enclosing, end
-
-
-def _without_overlap(rows: Ints, start: Ints, end: Ints) -> tuple[Ints, Ints, Ints]:
-    """The rows that nest, those moved out of their way, and where in the first each of the first lies."""
-    moved: list[Ints] = []
-    for _ in range(MAX_SPLITS):
-        inside = _nesting(start[rows], end[rows])
-        outlasts = (inside >= 0) & (end[rows] > end[rows[inside]])
-        if not outlasts.any():
-            break
-        # What outlasts a span that must itself move, or that is over, may fit once the former is gone.
-        outlasts &= ~outlasts[inside] & (start[rows] < end[rows[inside]])
-        moved.append(rows[outlasts])
-        rows = rows[~outlasts]
-    else:
-        inside = _nesting(start[rows], end[rows])
-        within = inside >= 0
-        np.minimum.at(end, rows[within], end[rows[inside[within]]])
-    return rows, np.sort(np.concatenate(moved)) if moved else rows[:0], inside
-
-
-def _nesting(start: Ints, end: Ints) -> Ints:
-    """The span that each lies in (−1: none), for spans sorted by start that nest.
-
-    A span's depth is how many began before it less how many ended by then; its parent is the last one
-    before it at the depth above.
-    """
-    number = np.arange(len(start))
-    depth = number - np.searchsorted(np.sort(end), start, side="right")
-    inside = np.full(len(start), -1, np.int64)
-    if not len(start) or depth.max() == 0:
-        return inside
-    order = np.argsort(depth.astype(np.int32), kind="stable")
-    level = np.searchsorted(depth[order], np.arange(depth.max() + 2))
-    for d in range(1, int(depth.max()) + 1):
-        mine, over = order[level[d] : level[d + 1]], order[level[d - 1] : level[d]]
-        inside[mine] = over[np.searchsorted(over, mine) - 1]
-    return inside
 
 
 def _callers(
@@ -328,8 +159,8 @@ def seconds_between(occupancy: Occupancy, edges_ns: Ints) -> sparse.csr_matrix:
     total = sparse.csr_matrix(shape, dtype=np.float64)
     narrow: list[sparse.csr_matrix] = []
     upto = 0
-    for low in range(0, len(occupancy), PART):
-        inside, wide = _overlaps(occupancy, slice(low, low + PART), edges_ns, shape)
+    for low in range(0, len(occupancy), nesting.PART):
+        inside, wide = _overlaps(occupancy, slice(low, low + nesting.PART), edges_ns, shape)
         if wide is not None:
             total = total + wide
         if inside is None:
@@ -507,7 +338,7 @@ def _net_seconds(
 ) -> Floats:
     """Seconds by group (count,): each span's nanoseconds seen, less those of the spans that it encloses."""
     net = np.zeros(count + 1)
-    for part in parts(len(occupancy), count):
+    for part in nesting.parts(len(occupancy), count):
         length = _seen_ns(occupancy.start_ns[part], occupancy.end_ns[part], seen)
         above = occupancy.enclosing[part]
         around = np.where(above >= 0, group[above], count)
@@ -528,7 +359,7 @@ def site_seconds(occupancy: Occupancy) -> Floats:
         repeated[number] = column in over
         on_path.append(over | {column})
     total = np.zeros(len(occupancy.sites))
-    for part in parts(len(occupancy)):
+    for part in nesting.parts(len(occupancy)):
         length = occupancy.end_ns[part] - occupancy.start_ns[part]
         length[repeated[occupancy.path[part]]] = 0
         total += np.bincount(occupancy.column[part], weights=length, minlength=len(total))

@@ -11,8 +11,9 @@ import numpy as np
 from scipy import linalg, sparse
 
 from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns, spacing_ns
+from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
-from joulemeter.occupancy import Occupancy, around, parts, seconds_between
+from joulemeter.occupancy import Occupancy, around, seconds_between
 from joulemeter.reading import Rail
 from joulemeter.timeline import Timeline
 

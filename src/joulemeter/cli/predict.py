@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     "--predictor",
     "predictors",
     multiple=True,
-    required=True,
     type=click.Path(path_type=Path),
-    help="A predictor's file, or a data set's folder to learn from. Several with --compare.",
+    help="A predictor's file, or a data set's folder to learn from. Several with --compare. Needed.",
 )
 @click.option(
     "--input", "inputs", multiple=True, metavar="[NAME=]SIZES", help="An input's shape, such as 1,3,224,224."
@@ -64,6 +63,11 @@ def command(
     from joulemeter import pricing as prices
     from joulemeter.errors import PredictorError, UsageError
 
+    if not predictors:
+        raise UsageError(
+            "no predictor was given, and none ships: prices hold for one machine",
+            "joulemeter bench -o machine/, then --predictor machine/",
+        )
     if not compare and len(models) * len(predictors) > 1:
         raise UsageError("several models or predictors", "--compare")
     shapes = dict(_shape(each) for each in inputs)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from joulemeter.cli._places import PLACE
 from joulemeter.storage import Where
+
+if TYPE_CHECKING:
+    from joulemeter.plan import Plan
+    from joulemeter.sweep import Cost
 
 
 @click.command()
@@ -65,22 +69,14 @@ def command(
     import json
 
     from joulemeter import plan as plans
-    from joulemeter import sources, sweep, training_data, units
+    from joulemeter import sources, sweep, training_data
     from joulemeter.cli import _progress
 
     asked = plans.read(plan, device)
     specs = sources.split_specs(source) if source else None
     if dry_run:
         left = sweep.missing(output, asked)
-        cost = sweep.estimate(left, specs)
-        if as_json:
-            click.echo(json.dumps({"plan": asked.name, "configurations": asked.distinct, **cost.to_json()}))
-            return
-        for why, count in asked.rejected.items():
-            click.echo(f"rejected: {count} × {why}")
-        click.echo(f"{asked.name}: {asked.distinct} configurations, {cost.runs} runs to do")
-        time, energy = units.seconds(cost.time_s), units.joules(cost.energy_j)
-        click.echo(f"about {time} and {energy} on this machine (rough: within a factor of three)")
+        _foretell(asked, sweep.estimate(left, specs), as_json)
         return
     where = tables or training_data.cache()
     origins = sweep.prepare(asked, where, network=not offline)
@@ -103,6 +99,22 @@ def command(
     for error, count in tally.errors.most_common():
         click.echo(f"failed: {count} × {error}", err=True)
     click.echo(f"{output}: {tally.done} runs done, {tally.failed} failed, {tally.before} were there already")
+
+
+def _foretell(asked: Plan, cost: Cost, as_json: bool) -> None:
+    """What --dry-run says."""
+    import json
+
+    from joulemeter import units
+
+    if as_json:
+        click.echo(json.dumps({"plan": asked.name, "configurations": asked.distinct, **cost.to_json()}))
+        return
+    for why, count in asked.rejected.items():
+        click.echo(f"rejected: {count} × {why}")
+    click.echo(f"{asked.name}: {asked.distinct} configurations, {cost.runs} runs to do")
+    time, energy = units.seconds(cost.time_s), units.joules(cost.energy_j)
+    click.echo(f"about {time} and {energy} on this machine (rough: within a factor of three)")
 
 
 def _client(address: str | None, scheduler: Any, nodes: dict[str, Any]) -> Any:
