@@ -1,9 +1,11 @@
-"""What the sampler takes from what it measures: python benchmarks/sampler_cost.py [--rounds N] [--threads N]
+"""What the sampler takes from what it measures: python benchmarks/sampler_cost.py [--pairs N] [--threads N]
 
-A RAPL tree whose counter a writer moves every millisecond; a PyTorch training loop on the CPU, by turns without a
-meter, metered every 10 ms and every 1 ms, interleaved in one run. Prints the loop's slowdown (median over rounds, with
-their quartiles) and the sampler's CPU time while it samples. The writer runs in every turn, so it
-weighs on all alike; it and the sampler have a core to share when the loop leaves one free.
+A RAPL tree whose counter a writer moves every millisecond, and a PyTorch training loop on the CPU, metered every
+10 ms, then every 1 ms. The loop never ends; by turns of a quarter of a second the sampler is held (SIGSTOP) and let
+go on (SIGCONT), each pair in an order drawn by lot, so that a machine whose speed drifts does so in both. Prints the
+median over pairs of how much slower a step is with the sampler than without, its 95 % interval (order statistics),
+and the sampler's CPU time while it samples. The writer runs throughout; it and the sampler have a core to share
+when the loop leaves one free.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
+import signal
 import statistics
 import tempfile
 import time
@@ -20,7 +24,8 @@ import torch
 
 import joulemeter
 
-TURNS: dict[str, float | None] = {"no meter": None, "every 10 ms": 0.010, "every 1 ms": 0.001}
+PERIODS = {"every 10 ms": 0.010, "every 1 ms": 0.001}
+SETTLED_S = 0.005
 
 
 def tree(root: Path) -> Path:
@@ -51,38 +56,60 @@ def cpu_ns(pid: int) -> int:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
-def training_loop(seconds: float) -> float:
-    """Seconds a step of a small network's training takes, over ``seconds``."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
-    data, labels = torch.randn(256, 256), torch.randint(0, 10, (256,))
-    steps, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(model(data), labels).backward()
-        optimiser.step()
-        steps += 1
-    return (time.perf_counter() - start) / steps
+class Loop:
+    """A small network in training, which goes on where it was."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
+        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=0.01)
+        self.data, self.labels = torch.randn(256, 256), torch.randint(0, 10, (256,))
+
+    def step_s(self, seconds: float) -> float:
+        """Seconds a step takes, over ``seconds``."""
+        steps, start = 0, time.perf_counter()
+        while time.perf_counter() - start < seconds:
+            self.optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(self.model(self.data), self.labels).backward()
+            self.optimiser.step()
+            steps += 1
+        return (time.perf_counter() - start) / steps
 
 
-def turn(spec: str, period_s: float | None, seconds: float) -> tuple[float, float]:
-    """Seconds a step, and the sampler's share of a core while the loop ran (zero without one)."""
-    if period_s is None:
-        return training_loop(seconds), 0.0
+def slowdowns(spec: str, period_s: float, pairs: int, seconds: float) -> tuple[list[float], float]:
+    """Of each pair the slowdown by the sampler; and its share of a core while it was let run."""
+    loop, found, busy_ns, let_ns = Loop(), [], 0, 0
+    loop.step_s(1.0)
+    lot = random.Random(0)
     with joulemeter.Meter(sources=[spec], period_s=period_s) as meter:
         pid = meter._sampler.pid
-        before_ns, start_ns = cpu_ns(pid), time.monotonic_ns()
-        step_s = training_loop(seconds)
-        share = (cpu_ns(pid) - before_ns) / (time.monotonic_ns() - start_ns)
-    return step_s, share
+        for _ in range(pairs):
+            took = {}
+            for let in lot.sample([True, False], 2):
+                os.kill(pid, signal.SIGCONT if let else signal.SIGSTOP)
+                time.sleep(SETTLED_S)
+                before_ns, start_ns = cpu_ns(pid), time.monotonic_ns()
+                took[let] = loop.step_s(seconds)
+                if let:
+                    busy_ns += cpu_ns(pid) - before_ns
+                    let_ns += time.monotonic_ns() - start_ns
+            found.append(took[True] / took[False] - 1)
+        os.kill(pid, signal.SIGCONT)
+    return found, busy_ns / let_ns
+
+
+def median_interval(values: list[float]) -> tuple[float, float, float]:
+    """The median, and the order statistics that bound it with 95 % (the binomial's normal approximation)."""
+    ordered, n = sorted(values), len(values)
+    off = round(0.98 * n**0.5)
+    return statistics.median(ordered), ordered[max(n // 2 - off, 0)], ordered[min((n - 1) // 2 + off, n - 1)]
 
 
 def main() -> None:
     """Interleaves the turns and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=0.25, help="of a turn")
     parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 1) - 1))
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -92,40 +119,29 @@ def main() -> None:
         if writer == 0:
             write_counter(root / "intel-rapl:0" / "energy_uj")
         try:
-            compare(f"rapl:{root}", given.rounds, given.seconds)
+            compare(f"rapl:{root}", given.pairs, given.seconds)
         finally:
             os.kill(writer, 9)
             os.waitpid(writer, 0)
 
 
-def alone(spec: str, seconds: float) -> float:
+def alone(spec: str) -> float:
     """The sampler's share of a core at 10 ms, caches its own."""
     with joulemeter.Meter(sources=[spec], period_s=0.010) as meter:
         time.sleep(1.0)
         before_ns, start_ns = cpu_ns(meter._sampler.pid), time.monotonic_ns()
-        time.sleep(2 * seconds)
+        time.sleep(8.0)
         return (cpu_ns(meter._sampler.pid) - before_ns) / (time.monotonic_ns() - start_ns)
 
 
-def compare(spec: str, rounds: int, seconds: float) -> None:
-    """All turns, round by round."""
-    training_loop(1.0)
-    slowdowns: dict[str, list[float]] = {name: [] for name in TURNS}
-    shares: dict[str, list[float]] = {name: [] for name in TURNS}
-    for _ in range(rounds):
-        seen = {name: turn(spec, period_s, seconds) for name, period_s in TURNS.items()}
-        for name, (step_s, share) in seen.items():
-            slowdowns[name].append(step_s / seen["no meter"][0] - 1)
-            shares[name].append(share)
-    print(
-        f"| metered | loop slowed by (median; quartiles of {rounds}) | sampler, of one core |\n|---|---|---|"
-    )
-    print(f"| every 10 ms, nothing else running | | {alone(spec, seconds):.2%} |")
-    for name in list(TURNS)[1:]:
-        low, middle, high = statistics.quantiles(slowdowns[name], n=4)
-        print(
-            f"| {name} | {middle:+.2%} ({low:+.2%} to {high:+.2%}) | {statistics.median(shares[name]):.2%} |"
-        )
+def compare(spec: str, pairs: int, seconds: float) -> None:
+    """Prints the table."""
+    print(f"| metered | loop slowed by (median of {pairs} pairs; 95 %) | sampler, of one core |\n|---|---|---|")
+    print(f"| every 10 ms, nothing else running | | {alone(spec):.2%} |")
+    for name, period_s in PERIODS.items():
+        found, share = slowdowns(spec, period_s, pairs, seconds)
+        middle, low, high = median_interval(found)
+        print(f"| {name} | {middle:+.2%} ({low:+.2%} to {high:+.2%}) | {share:.2%} |")
 
 
 if __name__ == "__main__":
