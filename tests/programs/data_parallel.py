@@ -14,5 +14,6 @@ while time.monotonic() < until:
     torch.nn.functional.linear(torch.randn(64, 64), model.weight).sum().backward()
 together = torch.ones(1) * (rank + 1)
 dist.all_reduce(together)
-print(f"rank {rank} of {dist.get_world_size()}: {together.item():.0f}", flush=True)
+# One write: torchrun's workers are unbuffered, where print() writes the line and its end apart and ranks interleave.
+sys.stdout.write(f"rank {rank} of {dist.get_world_size()}: {together.item():.0f}\n")
 dist.destroy_process_group()
