@@ -29,6 +29,7 @@ WORLD = {
     "conditions",
     "layers",
     "aten",
+    "traced",
     "onnx_operators",
     "subnormal",
 }

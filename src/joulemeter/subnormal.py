@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from joulemeter.aten import Call
 from joulemeter.network import Node
+from joulemeter.traced import Call
 
 LOWEST, HIGHEST = math.log(1.4e-45), math.log(1.1754944e-38)
 """Between them an exponential is subnormal in float32."""

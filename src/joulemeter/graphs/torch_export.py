@@ -17,10 +17,10 @@ from dataclasses import replace
 from typing import Any
 
 from joulemeter import aten, subnormal
-from joulemeter.aten import Call, Tensor
 from joulemeter.errors import GraphError, UsageError
 from joulemeter.graphs import MAX_NODES, Shapes, shape_of
 from joulemeter.network import Network, Node
+from joulemeter.traced import Call, Tensor
 
 SUFFIXES = (".pt2", ":")
 
