@@ -258,3 +258,22 @@ def test_a_full_disk_is_said_and_the_script_goes_on(tmp_path: Path) -> None:
     assert done.stdout.startswith("done\nstatus 0\n"), done.stdout + done.stderr
     assert "No space left" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "No call was metered: the program made none to a deep-learning library; --api names others"),
+        (("--api", "pathlib"), "No call was metered: the program made none to pathlib."),
+        (("--level", "run"), "No call was metered: --level run records the whole program only"),
+        (("--api", "json"), None),
+    ],
+)
+def test_a_program_without_a_metered_call_says_why(
+    tmp_path: Path, options: tuple[str, ...], said: str | None
+) -> None:
+    status, _, err = finish(
+        start(tmp_path, script(tmp_path, "import json\njson.dumps([1])\n"), options=options)
+    )
+    assert status == 0
+    assert said in err if said else "No call was metered" not in err

@@ -123,7 +123,7 @@ def command(
         again = f"joulemeter report {outcome.folder.parent}"
         click.echo(f"Run folder: {outcome.folder}   (all ranks: {again})", err=True)
     elif not quiet:
-        _show(outcome)
+        _show(outcome, api, level)
     supervisor.end_like(outcome.status)
 
 
@@ -186,7 +186,7 @@ def _nearest_option(word: str) -> str:
     return near[0] if near else "joulemeter run --help"
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, api: str | None, level: str) -> None:
     from rich.console import Console
 
     from joulemeter.cli._progress import fraction_bar
@@ -200,4 +200,15 @@ def _show(outcome: Outcome) -> None:
         show(outcome.run, ledger, Console(stderr=True))
     else:
         click.echo(render(outcome.run, ledger), err=True, nl=False)
+    if all(site.kind == "run" for site in outcome.run.sites) and not outcome.status:
+        click.echo(f"No call was metered: {_unmetered(api, level)}", err=True)
     click.echo(f"Run folder: {outcome.folder}   (again: joulemeter report {outcome.folder})", err=True)
+
+
+def _unmetered(api: str | None, level: str) -> str:
+    """Why a program that ended well has no site but itself, and what would show some."""
+    if level == "run":
+        return "--level run records the whole program only; --level api its calls."
+    if api:
+        return f"the program made none to {api.replace(',', ', ')}."
+    return "the program made none to a deep-learning library; --api names others, e.g. --api numpy,pandas."
