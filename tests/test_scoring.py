@@ -155,7 +155,7 @@ def test_a_device_that_shares_no_cell_with_the_reference_has_no_iecs():
     assert math.isnan(scoring.iecs(table, 0)[1].value)
     device = score_data.scored(table).data["devices"][1]
     assert device["iecs"]["value"] is None
-    assert [flag["kind"] for flag in device["flags"]] == ["no-common-cell"]
+    assert [flag["kind"] for flag in device["flags"]] == ["no-common-cell", "no-interval"]
 
 
 def test_a_device_that_shares_cells_through_a_third_is_compared():
@@ -289,6 +289,22 @@ def test_devices_without_rows_or_tdp_stay_and_say_so(tmp_path):
     assert [flag["kind"] for flag in by_name["B"]["flags"]] == ["no-tdp"]
 
 
+@pytest.mark.parametrize("text", ["", "\n", HEAD])
+def test_an_empty_table_says_what_a_row_looks_like(tmp_path, text):
+    with pytest.raises(DatasetError, match=r"Try: .*a row such as 'Phone A,MobileNetV2,CPU1,2.4,0.11'"):
+        score_tables.read_table(write(tmp_path / "t.csv", text), [])
+
+
+def test_what_is_missing_is_named_and_an_interval_that_cannot_be_said_has_its_reason(tmp_path):
+    rows = "A,s,n,CPU1,2,1\nA,s,m,CPU1,3,2\nB,s,n,CPU1,4,\nB,s,m,CPU1,,3\nC,s,n,CPU1,3,\n"
+    table = write(tmp_path / "t.csv", HEAD + rows)
+    result = CliRunner().invoke(command, ["--table", str(table), "--tdp", "10"])
+    assert "unknown to unknown" not in result.stdout
+    assert "B: 2 of CPU1: n CPU1 (energy), m CPU1 (power)" in result.stdout
+    assert "B: no-interval, cells are missing, and too few are shared" in result.stdout
+    assert "C: no-cells, the table has no energy for this device: no IECS" in result.stdout
+
+
 def test_a_cells_own_interval_widens_the_score(tmp_path):
     head = (
         HEAD.strip()
@@ -341,6 +357,7 @@ def test_the_text_names_ties_flags_and_intervals(tmp_path):
     assert "delegate-fell-back, n NNAPI" in result.stdout
     assert "A and B cannot be told apart" in result.stdout
     assert "80   79.0 to 81.0" in result.stdout
+    assert "78 to 82" in result.stdout  # the score, had the TDP been a tenth less or more
 
 
 def a_record(device: str, energy: float, **changes) -> Record:

@@ -104,7 +104,7 @@ def _devices(
             "coverage": covered,
             "coverage_by_processor": _by_processor(table, row),
             "missing": _missing(table, row),
-            "flags": [asdict(flag) for flag in [*flags, *_not_comparable(table, row, i)]],
+            "flags": [asdict(flag) for flag in [*flags, *_not_comparable(table, row, i), *_unbounded(p, i)]],
             "accuracy": number(rows[name].accuracy) if name in rows else None,
             "price": number(rows[name].price) if name in rows else None,
         }
@@ -119,6 +119,17 @@ def _not_comparable(table: ScoreTable, row: int, iecs: Score) -> list[scoring.Fl
     return [
         scoring.Flag("no-common-cell", "", "", "shares no cell with the reference, not even through others")
     ]
+
+
+def _unbounded(pcs: Score, iecs: Score) -> list[scoring.Flag]:
+    """Why a device that has a score has no interval."""
+    names = [name for name, score in (("PCS", pcs), ("IECS", iecs)) if _has_no_ends(score)]
+    detail = f"cells are missing, and too few are shared to say how far they would move {' and '.join(names)}"
+    return [scoring.Flag("no-interval", "", "", detail)] if names else []
+
+
+def _has_no_ends(score: Score) -> bool:
+    return not math.isnan(score.value) and math.isnan(score.low)
 
 
 def _score(score: Score) -> dict[str, float | int | None]:

@@ -36,6 +36,9 @@ MISPRINT_TO = math.log(2)
 AGREEING = 0.75
 """The share of the other devices that must lie within twice of their median for it to be the usual cost."""
 
+_NEEDS = {"PCS": "power_w", "IECS": "energy_j"}
+"""What each score is made of."""
+
 
 def flags(table: ScoreTable) -> list[list[Flag]]:
     """The flags of each device, in the order of ``table.devices``."""
@@ -56,8 +59,12 @@ def flags(table: ScoreTable) -> list[list[Flag]]:
 def _device_flags(table: ScoreTable, row: int) -> list[Flag]:
     found = []
     power, tdp_w = table.power_w[row], float(table.tdp_w[row])
-    if np.isnan(power).all() and np.isnan(table.energy_j[row]).all():
+    lacks = [score for score, values in _NEEDS.items() if np.isnan(getattr(table, values)[row]).all()]
+    if len(lacks) == len(_NEEDS):
         found.append(Flag("no-cells", "", "", "the table has no value for this device"))
+    elif lacks:
+        noun = _NEEDS[lacks[0]].partition("_")[0]
+        found.append(Flag("no-cells", "", "", f"the table has no {noun} for this device: no {lacks[0]}"))
     if math.isnan(tdp_w):
         found.append(Flag("no-tdp", "", "", "no thermal design power is given: no PCS"))
     for column in np.flatnonzero(power > tdp_w):

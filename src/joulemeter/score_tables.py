@@ -41,6 +41,10 @@ NAMES = {
 """The columns of a table and, in order of preference, the headings they are known by (in any case)."""
 
 REQUIRED = ("device", "network", "processor", "power", "energy")
+_EXAMPLES = {
+    REQUIRED: "such as 'Phone A,MobileNetV2,CPU1,2.4,0.11'",
+    ("device",): "for each device, with its tdp_w if known",
+}
 MISSING = {"", "nan", "na", "n/a", "-", "null", "none"}
 
 
@@ -218,7 +222,8 @@ def _error(path: Path, line: int, row: Mapping[str, str], key: str, value: float
         return math.nan
     if not low <= value <= high:
         raise DatasetError(
-            f"{path}, line {line}: {key} {value:g} lies outside its interval {low:g} to {high:g}"
+            f"{path}, line {line}: {key} {value:g} lies outside its interval {low:g} to {high:g}",
+            "the ends of a 95 % interval around the value, or blank",
         )
     return (high - low) / 2 / value
 
@@ -231,28 +236,31 @@ def _rows(path: Path, required: tuple[str, ...]) -> list[tuple[int, dict[str, st
         raise DatasetError(f"{path} cannot be read ({error})", "the path of a CSV file in UTF-8") from error
     reader = csv.reader(text.splitlines())
     heading = [name.strip().lower() for name in next(reader, [])]
+    if not any(heading):
+        raise DatasetError(
+            f"{path} is empty", f"the heading {_usual(required)} and a row {_EXAMPLES[required]}"
+        )
     lacking = [key for key in required if not any(name in heading for name in NAMES[key])]
     if lacking:
         names = ", ".join(f"'{NAMES[key][0]}'" for key in lacking)
-        raise DatasetError(
-            f"{path} lacks the column {names}", f"a heading such as {','.join(_usual(required))}"
-        )
+        raise DatasetError(f"{path} lacks the column {names}", f"a heading such as {_usual(required)}")
     rows = []
     for values in reader:
         if not any(value.strip() for value in values):
             continue
         if len(values) > len(heading):
             raise DatasetError(
-                f"{path}, line {reader.line_num}: {len(values)} values under {len(heading)} headings"
+                f"{path}, line {reader.line_num}: {len(values)} values under {len(heading)} headings",
+                "quotes around a value that holds a comma",
             )
         rows.append((reader.line_num, dict(zip(heading, values, strict=False))))
     if not rows:
-        raise DatasetError(f"{path} has headings but no rows")
+        raise DatasetError(f"{path} has headings but no rows", f"a row {_EXAMPLES[required]}")
     return rows
 
 
-def _usual(keys: tuple[str, ...]) -> list[str]:
-    return [NAMES[key][0] for key in keys]
+def _usual(keys: tuple[str, ...]) -> str:
+    return ",".join(NAMES[key][0] for key in keys)
 
 
 def _get(row: Mapping[str, str], key: str) -> str:

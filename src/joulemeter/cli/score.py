@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
 from joulemeter.errors import UsageError
+
+MOST_NAMED = 4
+"""Missing cells of a device that are named one by one; the JSON lists all."""
+NOUNS = {"power_w": "power", "energy_j": "energy"}
 
 
 @click.command(name="score")
@@ -119,14 +124,11 @@ def _write_page(place: Path, data: dict[str, Any]) -> None:
 
 def as_text(data: dict[str, Any]) -> str:
     """The scores as tables and sentences for a terminal."""
-    flagged = [
-        f"  {device['device']}: {flag['kind']}, {flag['network']} {flag['processor']}: {flag['detail']}"
-        for device in data["devices"]
-        for flag in device["flags"]
-    ]
+    flagged = [f"  {_flag(d['device'], flag)}" for d in data["devices"] for flag in d["flags"]]
+    lacking = [f"  {device['device']}: {_lacks(device)}" for device in data["devices"] if device["missing"]]
     parts = [
         _table(
-            ["device", "PCS", "95 %", "rank", "IECS", "95 %", "rank", "coverage", "flags"],
+            ["device", "PCS", "95 %", "rank", "TDP ∓10%", "IECS", "95 %", "rank", "coverage", "flags"],
             [_device(device) for device in data["devices"]],
         ),
         f"IECS: inferences per joule, {data['reference']} = 100. Origin of the cells: {data['origin']}.",
@@ -135,6 +137,7 @@ def as_text(data: dict[str, Any]) -> str:
             [_network(network) for network in data["networks"]],
         ),
         *(_sentences(data)),
+        *(["Missing cells:", "\n".join(lacking)] if lacking else []),
         *(["Look at these cells:", "\n".join(flagged)] if flagged else []),
     ]
     return "\n\n".join(parts)
@@ -156,15 +159,35 @@ def _sentences(data: dict[str, Any]) -> list[str]:
     return [*said, *data["notes"]]
 
 
+def _flag(device: str, flag: dict[str, Any]) -> str:
+    cell = f"{flag['network']} {flag['processor']}".strip()
+    return f"{device}: {flag['kind']}, {f'{cell}: ' * bool(cell)}{flag['detail']}"
+
+
+def _lacks(device: dict[str, Any]) -> str:
+    """The device's missing cells, counted by processor, the first few by name."""
+    missing = device["missing"]
+    counts = Counter(cell["processor"] for cell in missing)
+    named = [
+        f"{cell['network']} {cell['processor']}"
+        + (f" ({NOUNS[cell['lacks'][0]]})" * (len(cell["lacks"]) == 1))
+        for cell in missing[:MOST_NAMED]
+    ]
+    rest = [f"{len(missing) - MOST_NAMED} more"] * (len(missing) > MOST_NAMED)
+    many = ", ".join(f"{count} of {processor}" for processor, count in counts.items())
+    return f"{many}: {', '.join([*named, *rest])}"
+
+
 def _device(device: dict[str, Any]) -> list[str]:
     pcs, iecs = device["pcs"], device["iecs"]
     return [
         device["device"],
         _figure(pcs["value"], 0),
-        f"{_figure(pcs['low'], 1)} to {_figure(pcs['high'], 1)}",
+        _ends(pcs, 1),
         _rank(pcs["rank"]),
+        f"{pcs['tdp_minus_10_percent']:.0f} to {pcs['tdp_plus_10_percent']:.0f}" if "exact" in pcs else "–",
         _figure(iecs["value"], 0),
-        f"{_figure(iecs['low'], 0)} to {_figure(iecs['high'], 0)}",
+        _ends(iecs, 0),
         _rank(iecs["rank"]),
         f"{device['coverage']:.0%}",
         str(len(device["flags"])),
@@ -175,21 +198,25 @@ def _network(network: dict[str, Any]) -> list[str]:
     from joulemeter import units
 
     energy = network["energy_per_inference"]
-    ends = [
-        units.joules(energy[key]) if energy[key] is not None else "unknown"
-        for key in ("energy_j", "low_j", "high_j")
-    ]
+    known = energy["energy_j"] is not None
+    shown = [units.joules(energy[key]) for key in ("energy_j", "low_j", "high_j")] if known else []
+    figure = "{} ({} to {})".format(*shown) if known else "no energy in the table"
     sure = network["label_best"] == network["label_worst"]
     label = (
         network["label"]
         if sure
         else f"{network['label']} ({network['label_best']} to {network['label_worst']})"
     )
-    return [network["network"], network["task"], f"{ends[0]} ({ends[1]} to {ends[2]})", label]
+    return [network["network"], network["task"], figure, label]
 
 
 def _figure(value: float | None, digits: int) -> str:
     return "unknown" if value is None else f"{value:.{digits}f}"
+
+
+def _ends(score: dict[str, Any], digits: int) -> str:
+    """The interval; a dash where there is none, for which a flag of the device has the reason."""
+    return "–" if score["low"] is None else f"{score['low']:.{digits}f} to {score['high']:.{digits}f}"
 
 
 def _rank(ends: list[int]) -> str:

@@ -189,8 +189,11 @@ def _device_row(each: dict[str, Any], extra: list[str]) -> str:
 def _scored(score: dict[str, Any], digits: int) -> str:
     if score["value"] is None:
         return "unknown"
-    low, high = (("unknown" if score[key] is None else f"{score[key]:.{digits}f}") for key in ("low", "high"))
-    return f"{score['value']:.{digits}f}<small>{low} to {high}</small>"
+    known = score["low"] is not None
+    ends = (
+        f"{score['low']:.{digits}f} to {score['high']:.{digits}f}" if known else "no interval: see its doubts"
+    )
+    return f"{score['value']:.{digits}f}<small>{ends}</small>"
 
 
 def _rank(ends: list[int]) -> str:
