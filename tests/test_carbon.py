@@ -81,7 +81,7 @@ def test_carbon_stands_beside_the_joules_in_the_notes(tmp_path):
     assert notes[: len(ledger.notes)] == ledger.notes
     carbon_note, cost_note = notes[len(ledger.notes) :]
     assert carbon_note.startswith("carbon of 946 J at a PUE of 1.2: 120 mg CO2e, estimated (")
-    assert cost_note.startswith("cost of 946 J at a PUE of 1.2: 9.46e-05 EUR, estimated (")
+    assert cost_note.startswith("cost of 946 J at a PUE of 1.2: 0.0000946 EUR, estimated (")
 
 
 def test_what_was_not_asked_for_is_not_said():

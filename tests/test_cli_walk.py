@@ -78,7 +78,7 @@ WRONG = [
     (5, "join empty table.csv -o j", "lacks the column"),
     (2, "instrument folder", "the path of a Python script"),
     (2, "score", "joulemeter score --help"),
-    (5, "score --table empty", "a heading such as"),
+    (5, "score --table empty", "the heading device"),
     (2, "scale numpy:sort --sizes 1", "--sizes 1000,"),
     (2, "isolate numpy:srot", "did you mean 'sort'|did you mean 'sqrt'"),
     (2, "isolate nowhere:f", "run in its folder"),

@@ -1,21 +1,29 @@
 """Rails watched live, and what a real Prometheus makes of them."""
 
+import io
 import json
 import math
+import os
+import pty
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import termios
+import threading
 import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import pytest
+from rich import console
 
-from joulemeter.live import LiveRail, Watch
+from joulemeter import errors, meter, run
+from joulemeter.live import Followed, LiveRail, Watch
 from joulemeter.reading import Rail, Reading
+from joulemeter.report import live as live_view
 
 pytest.importorskip("prometheus_client")
 RAIL = Rail(id=0, name="package-0", kind="counter", origin="simulated", period_ns=1_000_000, range_j=100.0)
@@ -199,3 +207,52 @@ def test_watching_nobody_is_refused() -> None:
     command = [sys.executable, "-m", "joulemeter", "watch", "99999999"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, "there is no process 99999999" in done.stderr) == (2, True)
+
+
+def test_the_view_does_not_wait_for_the_ledger_of_the_run_it_follows(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "run"
+    with meter.Meter(sources=["simulated:load=constant"], folder=folder) as recorded, recorded.span("work"):
+        time.sleep(0.3)
+    held = threading.Event()
+    ledger = run.Run.ledger
+    monkeypatch.setattr(run.Run, "ledger", lambda self: held.wait(20) and ledger(self))
+    followed = Followed(folder)
+    assert followed.latest is None
+    held.set()
+    while followed.latest is None:
+        time.sleep(0.01)
+    shown = io.StringIO()
+    console.Console(file=shown, width=100).print(live_view.sites(followed.latest))
+    assert "work" in shown.getvalue()
+    assert "95 % interval" in shown.getvalue()
+
+
+def test_a_folder_that_is_no_run_cannot_be_followed(tmp_path: Path) -> None:
+    with pytest.raises(errors.RunFolderError, match="there is no such run folder"):
+        Followed(tmp_path / "nowhere")
+
+
+def test_watch_in_a_terminal_draws_rails_with_intervals_and_ends_at_ctrl_c() -> None:
+    """A real terminal: a pseudo-terminal of 100 columns."""
+    command = [
+        sys.executable,
+        "-m",
+        "joulemeter",
+        "watch",
+        "--source",
+        "simulated:load=constant",
+        "--period",
+        "100ms",
+    ]
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (30, 100))
+    env = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdout=theirs, env=env)
+    os.close(theirs)
+    shown = b""
+    while b"package-0" not in shown:
+        shown += os.read(ours, 10_000)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 0
+    os.close(ours)
+    assert "95 % interval" in shown.decode(errors="replace")

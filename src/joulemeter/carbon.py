@@ -88,7 +88,11 @@ def _grams(value: float) -> str:
 
 
 def _money(value: float, currency: str) -> str:
-    return "unknown" if math.isnan(value) else f"{value:.3g} {currency}"
+    """Three digits, and never an exponent: 0.0000105 EUR."""
+    if math.isnan(value) or value == 0:
+        return "unknown" if math.isnan(value) else f"0 {currency}"
+    places = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{places}f} {currency}"
 
 
 def zone(code: str) -> Intensity:

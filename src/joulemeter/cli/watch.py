@@ -69,6 +69,7 @@ def _alive(pid: int) -> bool:
 
 
 def _lines(watch: Watch, _: Path | None, step_s: float, go_on: _GoOn, carbon: dict[str, Any]) -> None:
+    from joulemeter.report.live import ends
     from joulemeter.units import joules, watts
 
     began = time.monotonic()
@@ -76,7 +77,8 @@ def _lines(watch: Watch, _: Path | None, step_s: float, go_on: _GoOn, carbon: di
         time.sleep(step_s)
         watch.read()
         rails = (
-            f"{s.rail.name} {watts(s.power_w)} {joules(s.energy_j)} {s.rail.origin}" for s in watch.states()
+            f"{s.rail.name} {watts(s.power_w)} {joules(s.energy_j)} ({ends(s.energy)}) {s.rail.origin}"
+            for s in watch.states()
         )
         click.echo(f"{time.monotonic() - began:8.1f} s  " + "; ".join(rails))
     for note in _notes(watch, carbon):
@@ -87,8 +89,10 @@ def _terminal(watch: Watch, folder: Path | None, step_s: float, go_on: _GoOn, ca
     from rich.console import Console, Group
     from rich.live import Live
 
+    from joulemeter.live import Followed
     from joulemeter.report.live import Course, sites, view
 
+    followed = None if folder is None else Followed(folder)
     began, course = time.monotonic(), Course()
     with Live(console=Console(), refresh_per_second=4, transient=False) as live:
         try:
@@ -97,8 +101,8 @@ def _terminal(watch: Watch, folder: Path | None, step_s: float, go_on: _GoOn, ca
                 states = watch.states()
                 course.take(states)
                 parts = [view(states, course, time.monotonic() - began, _notes(watch, carbon))]
-                if folder is not None:
-                    parts.append(sites(_ledger(folder)))
+                if followed is not None:
+                    parts.append(sites(followed.latest, followed.fault))
                 live.update(Group(*parts))
         except KeyboardInterrupt:
             return
@@ -112,14 +116,8 @@ def _notes(watch: Watch, carbon: _Carbon) -> list[str]:
 
     states = watch.states()
     outer = outermost(tuple(state.rail for state in states))
-    seen = [state for state in states if state.rail in outer]
-    energy = math.fsum(state.energy_j for state in seen)
-    error = math.fsum(state.energy_j * state.rail.relative_error for state in seen)
-    found = _carbon.footprint(Energy(energy, max(0.0, energy - error), energy + error), **carbon)
+    seen = [state.energy for state in states if state.rail in outer]
+    ends = ((each.energy_j, each.low_j, each.high_j) for each in seen)
+    columns = zip(*ends, strict=True) if seen else ((0.0,), (0.0,), (0.0,))
+    found = _carbon.footprint(Energy(*(math.fsum(column) for column in columns)), **carbon)
     return [] if found is None else found.sentences()
-
-
-def _ledger(folder: Path) -> Any:
-    from joulemeter import run
-
-    return run.load(folder).ledger()

@@ -12,8 +12,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from joulemeter.ledger import Ledger
+from joulemeter.ledger import Energy, Ledger
 from joulemeter.live import RailState
+from joulemeter.report import text
 from joulemeter.units import joules, seconds, watts
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -55,6 +56,7 @@ def view(
         ("power", "right"),
         (f"last {_WIDTH} readings", "left"),
         ("energy", "right"),
+        ("95 % interval", "right"),
     ):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
     table.add_column("origin")
@@ -66,21 +68,21 @@ def view(
             watts(state.power_w),
             course.line(state),
             joules(state.energy_j),
+            ends(state.energy),
             state.rail.origin + unseen,
         )
     lines = [Text(note, style="dim") for note in notes]
     return Group(Text(f"Energy over {seconds(elapsed_s)}; Ctrl-C ends", style="bold"), table, *lines)
 
 
-def sites(ledger: Ledger, most: int = 8) -> RenderableType:
-    """The sites that took most so far, on the first rail."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="Top sites so far", title_justify="left")
-    for name in ("site", "calls", "energy above idle"):
-        table.add_column(name)
-    rows = [(site, site.rails[0]) for site in ledger.sites if site.rails and site.rails[0].resolved]
-    rows.sort(key=lambda row: -row[1].exclusive.energy_j)
-    for site, entry in rows[:most]:
-        table.add_row(site.site.name, f"{site.calls:,}", joules(entry.exclusive.energy_j))
-    if not rows:
-        table.add_row("none can be told yet", "", "")
-    return table
+def ends(energy: Energy) -> str:
+    """The interval of an energy, as it is printed."""
+    return f"{joules(energy.low_j)} – {joules(energy.high_j)}"
+
+
+def sites(ledger: Ledger | None, fault: str = "", most: int = 8) -> RenderableType:
+    """The sites that took most so far, a table a rail; None: the first ledger is not done yet."""
+    if ledger is None:
+        return Text(fault or "Top sites: working them out …", style="dim")
+    tables = [text.rail_table(rail, ledger, most) for rail in ledger.rails]
+    return Group(*tables, *([Text(fault, style="dim")] if fault else []))

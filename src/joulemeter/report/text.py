@@ -34,7 +34,7 @@ def show(run: Run, ledger: Ledger, console: Console, most: int = _MOST_SITES) ->
     for line in _headlines(run, ledger):
         console.print(line)
     for rail in ledger.rails:
-        console.print(_rail_table(rail, ledger, most))
+        console.print(rail_table(rail, ledger, most))
     for note in dict.fromkeys([*(n for rail in ledger.rails for n in rail.notes), *ledger.notes]):
         console.print(Text("note: " + note, style="dim"))
 
@@ -63,7 +63,8 @@ def _headlines(run: Run, ledger: Ledger) -> list[Text]:
     return lines
 
 
-def _rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
+def rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
+    """One rail: its ``most`` hungriest sites, then idle, unattributed and total."""
     table = Table(
         box=box.SIMPLE_HEAD, title=_title(rail), title_justify="left", pad_edge=False, title_style="bold"
     )
