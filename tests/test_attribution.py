@@ -237,6 +237,13 @@ def test_progress_goes_from_nothing_to_all() -> None:
     assert seen[-1] == 1.0
 
 
+def test_progress_moves_within_a_rail_too() -> None:
+    """One rail of a long run takes most of the time that the whole report takes."""
+    seen: list[float] = []
+    attribute([_steps()], TWO, CASES["as usual"], seen.append)
+    assert len({done for done in seen if 0.3 < done < 0.99}) >= 4
+
+
 def test_a_devices_tail_is_its_own_line() -> None:
     """One second of work at 100 W, then half a second at 60 W that no span explains, over 30 W idle."""
     t_ns = np.arange(0, 5 * S, 10 * MS)

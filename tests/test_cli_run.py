@@ -155,6 +155,9 @@ def test_if_the_sampler_dies_the_script_goes_on_and_the_gap_is_said(tmp_path: Pa
     status, out, err = metered(tmp_path, text)
     assert (status, out) == (0, "done\n")
     assert "sampler died" in err
+    assert re.search(r"package-0: .* simulated; \d+ ms not seen \(not sampled\)", err)
+    (gap,) = load(tmp_path / "run").ledger().rails[0].gaps
+    assert gap.end_ns - gap.start_ns > 4e8
 
 
 def test_a_script_that_leaves_by_the_back_door_is_still_reported(tmp_path: Path) -> None:
@@ -258,6 +261,41 @@ def test_a_full_disk_is_said_and_the_script_goes_on(tmp_path: Path) -> None:
     assert done.stdout.startswith("done\nstatus 0\n"), done.stdout + done.stderr
     assert "No space left" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    assert "interrupted" not in done.stdout, "the script ended by itself"
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None,
+    reason="mounting a small disk needs root and unshare",
+)
+def test_a_disk_that_was_full_before_is_refused_in_one_line(tmp_path: Path) -> None:
+    script(tmp_path, "print('ran')\n")
+    (tmp_path / "disk").mkdir()
+    run = " ".join([*JOULEMETER, "run", *QUICK, "-o", "disk/run", "script.py"])
+    # Room for folders, and for the header, which is written first; none for what the sampler writes.
+    fill = "head -c 8192 /dev/zero > disk/filler"
+    inside = f"mount -t tmpfs -o size=12k none disk && {fill} && {run}; echo status $?"
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", inside],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "status 4\n"
+    assert re.fullmatch(r"joulemeter: disk/run: cannot be written \(No space.*\)\. Try: .*\n", done.stderr)
+
+
+def test_a_second_interrupt_as_the_program_ends_is_not_shown(tmp_path: Path) -> None:
+    """Sent to a whole process group, Ctrl-C comes from the sender and once more from the meter."""
+    late = (
+        "import joulemeter.recorder as r, signal\nclose = r.Recorder.close\n"
+        "def interrupted(self):\n    signal.raise_signal(signal.SIGINT)\n    close(self)\n"
+        "r.Recorder.close = interrupted\n"
+    )
+    status, _, err = metered(tmp_path, late)
+    assert (status, "Traceback" in err) == (0, False), err
 
 
 @pytest.mark.parametrize(

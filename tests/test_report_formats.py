@@ -52,6 +52,16 @@ def test_a_run_without_spans_or_rails_can_be_written(name, tmp_path):
     assert reports.format_named(name).render(bare, Ledger((), ())) is not None
 
 
+def test_two_calls_of_one_line_are_told_apart_by_their_column(run, ledger):
+    from dataclasses import replace
+
+    first = ledger.sites[0]
+    twins = [replace(first, site=replace(first.site, file="a.py", line=7, column=at)) for at in (4, 19)]
+    text = reports.format_named("text").render(run, replace(ledger, sites=tuple(twins)))
+    assert "a.py:7:4" in text
+    assert "a.py:7:19" in text
+
+
 # ── folded ───────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -130,8 +130,9 @@ def test_a_folder_of_the_design_alone_is_served(folder: Path) -> None:
 )
 def test_a_broken_folder_is_refused_in_words(folder: Path, breakage, message: str) -> None:  # type: ignore[no-untyped-def]
     breakage(folder)
-    with pytest.raises(RunFolderError, match=message):
+    with pytest.raises(RunFolderError, match=message) as refused:
         load(folder)
+    assert refused.value.remedy
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

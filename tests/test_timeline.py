@@ -32,6 +32,13 @@ def test_a_failed_read_of_a_counter_loses_nothing() -> None:
     assert not failed.unknown.any()
 
 
+def test_what_lies_after_the_last_reading_of_a_run_is_a_gap_when_it_is_long() -> None:
+    read = _read([5.0, 6.0, 7.0])
+    assert read.until(20 * MS + 50 * MS).gaps == ()
+    assert read.until(1_000 * MS).gaps == (timeline.Gap(20 * MS, 1_000 * MS, "not sampled"),)
+    assert read.until(1_000 * MS).total_j == read.total_j
+
+
 def test_a_failed_read_is_not_a_wrap() -> None:
     """A read error taken as 0 J and then as a wrap has cost 262 kJ elsewhere."""
     assert _read([1000.0, float("nan"), 1000.5], range_j=262_144.0).total_j == pytest.approx(0.5)

@@ -39,7 +39,7 @@ MIRRORED = -0.9
 VAGUE = 0.05
 """Intervals narrower than this fraction are good enough whatever they correlate with."""
 
-Rule = Callable[[Timeline, Occupancy], tuple[RailLedger, list[SiteRail]]]
+Rule = Callable[[Timeline, Occupancy, Progress], tuple[RailLedger, list[SiteRail]]]
 
 
 def attribute(
@@ -71,13 +71,18 @@ def _ledger(
     report(0.3)
     rails, entries = [], []
     for number, timeline in enumerate(timelines):
-        rail, mine = (
-            _unmeasured(timeline, occupancy) if math.isnan(timeline.total_j) else rule(timeline, occupancy)
-        )
+        within = _part_of(report, 0.3 + 0.7 * number / len(timelines), 0.7 / len(timelines))
+        measured = not math.isnan(timeline.total_j)
+        rail, mine = rule(timeline, occupancy, within) if measured else _unmeasured(timeline, occupancy)
         rails.append(rail)
         entries.append(mine)
-        report(0.3 + 0.7 * (number + 1) / len(timelines))
+        within(1.0)
     return Ledger(tuple(rails), _site_ledgers(occupancy, entries))
+
+
+def _part_of(report: Progress, low: float, width: float) -> Progress:
+    """Progress within one part of the whole."""
+    return lambda done: report(low + width * done)
 
 
 def _site_ledgers(occupancy: Occupancy, entries: Sequence[Sequence[SiteRail]]) -> tuple[SiteLedger, ...]:
@@ -117,7 +122,9 @@ class _Whole:
     tail_j: float
 
 
-def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
+def _estimated(
+    timeline: Timeline, occupancy: Occupancy, report: Progress
+) -> tuple[RailLedger, list[SiteRail]]:
     busy = Stretches(*occupied.busy_stretches(occupancy))
     rough = find_idle(timeline, busy, responses.stated(timeline))
     guesses = responses.estimate(timeline, occupancy, float(np.mean(rough.mean_w)))
@@ -126,7 +133,16 @@ def _estimated(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, li
     seen = _seen(timeline, response)
     explained = _union(busy, idle.quiet)
     gap = _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
-    found = _mixed([estimate(timeline, occupancy, guess, idle, seen, gap) for guess in guesses])
+    report(0.1)
+    steps = [
+        _part_of(report, 0.1 + 0.8 * at / len(guesses), 0.8 / len(guesses)) for at in range(len(guesses))
+    ]
+    found = _mixed(
+        [
+            estimate(timeline, occupancy, guess, idle, seen, gap, step)
+            for guess, step in zip(guesses, steps, strict=True)
+        ]
+    )
     response = found.response
     whole = _balanced(timeline, response, found, seen)
     rail = _rail_ledger(
@@ -375,7 +391,7 @@ def _share_variance(share: sparse.csr_matrix, found: Estimate, seconds: Floats) 
 # The baseline ---------------------------------------------------------------------------------------
 
 
-def _shared(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:
+def _shared(timeline: Timeline, occupancy: Occupancy, _: Progress) -> tuple[RailLedger, list[SiteRail]]:
     total = timeline.total_j
     response = Response(timeline.rail.lag_ns or 0, timeline.rail.window_ns or 0)
     idle = find_idle(timeline, Stretches(*occupied.busy_stretches(occupancy)), responses.stated(timeline))

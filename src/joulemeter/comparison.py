@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from joulemeter.isolation import Interval
 from joulemeter.ledger import Energy, number
@@ -104,7 +104,7 @@ def repeated(values: Sequence[float]) -> Repeated:
     if len(known) < 2:
         return Repeated(tuple(values), Interval(math.nan, math.nan, math.nan), math.nan, ())
     mean = float(known.mean())
-    half = float(stats.t.ppf(0.975, len(known) - 1)) * float(known.std(ddof=1)) / math.sqrt(len(known))
+    half = float(special.stdtrit(len(known) - 1, 0.975)) * float(known.std(ddof=1)) / math.sqrt(len(known))
     median = float(np.median(known))
     spread = float(np.median(np.abs(known - median)))
     # 0.6745 scales the median absolute deviation to a standard deviation of normal errors.

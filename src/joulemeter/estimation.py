@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,7 @@ STRETCHES = 40
 USUAL_VARIATION = 0.05**2
 """Calls of one site scatter by about 5 % in power, where the rows do not say otherwise."""
 
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What was found on one rail. Columns are sites in the order of the occupancy, then time that no span
@@ -107,10 +109,16 @@ class Estimate:
 
 
 def estimate(
-    timeline: Timeline, occupancy: Occupancy, guess: Found, idle: Idle, seen: Stretches, gap: Stretches
+    timeline: Timeline,
+    occupancy: Occupancy,
+    guess: Found,
+    idle: Idle,
+    seen: Stretches,
+    gap: Stretches,
+    report: Callable[[float], None] = lambda done: None,
 ) -> Estimate:
     """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span
-    explains of it."""
+    explains of it. ``report`` is told the fraction done, as far as that is known beforehand."""
     response = guess.response
     own = own_seconds(occupancy)
     kept = columns(occupancy, own, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
@@ -121,14 +129,17 @@ def estimate(
     made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
     if len(made) == 0:
         return _nothing(occupancy, idle, response)
+    report(0.3)
     run = _fitted(made, guess, idle, seconds, call_s, kept)
-    for _ in range(SHIFTS if len(occupancy) < MANY else 1):
+    report(0.6)
+    for shift in range(SHIFTS if len(occupancy) < MANY else 1):
         moved = _moved(timeline, response, run, 0.5 if len(occupancy) < MANY else 2.0)
         if moved == response:
             break
         response = moved
         made = _rows(windows(timeline, response), idle, kept.occupancy, gap, call_s)
         run = _fitted(made, guess, idle, seconds, call_s, kept, run)
+        report(0.6 + 0.05 * (shift + 1))
     score = guess.score
     if timeline.rail.kind == "counter" and 8 < len(timeline.t_ns) < FOLLOWED_READINGS:
         run, response, score = _with_ticks(timeline, run, kept, gap, idle, response, seconds, call_s, guess)

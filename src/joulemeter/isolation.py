@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from joulemeter.ledger import Energy
 from joulemeter.reading import outermost
@@ -139,7 +139,7 @@ def _mean(values: np.ndarray) -> Interval:
     n = len(values)
     if n < 2:
         return UNKNOWN
-    half = float(stats.t.ppf(0.975, n - 1)) * float(values.std(ddof=1)) / math.sqrt(n)
+    half = float(special.stdtrit(n - 1, 0.975)) * float(values.std(ddof=1)) / math.sqrt(n)
     mean = float(values.mean())
     return Interval(mean, mean - half, mean + half)
 
@@ -147,6 +147,8 @@ def _mean(values: np.ndarray) -> Interval:
 def _trend(at_s: np.ndarray, power_w: np.ndarray) -> tuple[float, float]:
     if len(at_s) < 3:
         return math.nan, math.nan
+    from scipy import stats  # a third of a second: reports, which import this module, do not wait for it
+
     fit = stats.linregress(at_s, power_w)
     return float(fit.slope), float(fit.pvalue)
 

@@ -197,13 +197,24 @@ def begin(plan: Plan, recorder: Recorder, within_run: bool = True) -> Compiler:
     compiler = Compiler(plan, recorder)
     tracers = Tracers(plan.levels, recorder)
     # Handlers run last come first: the program's own come later, and so run before these.
-    for last in (recorder.close, recorder.exit, compiler.flush, tracers.stop):
+    for last in (recorder.close, recorder.exit, compiler.flush, tracers.stop, _be_unhurried):
         atexit.register(last)
     if within_run:
         file = os.path.abspath(plan.program) if plan.kind == "script" else ""
         recorder.enter(recorder.site(label(plan), "run", file))
     tracers.watch({"multiprocessing.util": [lambda: spawned.prepare(plan, compiler)]})
     return compiler
+
+
+def _be_unhurried() -> None:
+    """The program is over: an interrupt that comes now, one more than it took to end it, stops nothing."""
+    # Without Python's own `signal`: the program may never have imported it, nor the enum that it needs.
+    import _signal
+
+    try:
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    except ValueError:
+        return  # the interpreter ends in another thread, where no interrupt is heard
 
 
 def run_parts(program: Program, namespace: dict[str, Any]) -> BaseException | None:

@@ -7,7 +7,9 @@ intervals is crossed by one span at most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,12 @@ WIDE = 4
 
 DENSE = 16_000_000
 """Cells of a table of rows and sites that is filled at once; larger ones are kept sparse throughout."""
+
+WORKERS = 2
+"""Parts of a large run that are looked at side by side."""
+
+Overlaps = tuple[tuple[int, sparse.csr_matrix] | None, sparse.csr_matrix | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
@@ -159,8 +167,7 @@ def seconds_between(occupancy: Occupancy, edges_ns: Ints) -> sparse.csr_matrix:
     total = sparse.csr_matrix(shape, dtype=np.float64)
     narrow: list[sparse.csr_matrix] = []
     upto = 0
-    for low in range(0, len(occupancy), nesting.PART):
-        inside, wide = _overlaps(occupancy, slice(low, low + nesting.PART), edges_ns, shape)
+    for inside, wide in _all_overlaps(occupancy, edges_ns, shape):
         if wide is not None:
             total = total + wide
         if inside is None:
@@ -183,6 +190,17 @@ def seconds_between(occupancy: Occupancy, edges_ns: Ints) -> sparse.csr_matrix:
     return total
 
 
+def _all_overlaps(occupancy: Occupancy, edges: Ints, shape: tuple[int, int]) -> Iterator[Overlaps]:
+    """The overlaps part by part, a few parts ahead: NumPy lets two threads work at once."""
+    todo = deque(nesting.parts(len(occupancy)))
+    running: deque[Future[Overlaps]] = deque()
+    with ThreadPoolExecutor(WORKERS) as workers:
+        while todo or running:
+            while todo and len(running) <= WORKERS:
+                running.append(workers.submit(_overlaps, occupancy, todo.popleft(), edges, shape))
+            yield running.popleft().result()
+
+
 def _placed(blocks: list[sparse.csr_matrix], upto: int, shape: tuple[int, int]) -> sparse.csr_matrix:
     """Blocks of rows one under the other, filled up with empty rows."""
     if not blocks:
@@ -190,9 +208,7 @@ def _placed(blocks: list[sparse.csr_matrix], upto: int, shape: tuple[int, int]) 
     return sparse.vstack([*blocks, sparse.csr_matrix((shape[0] - upto, shape[1]))], format="csr")
 
 
-def _overlaps(
-    occupancy: Occupancy, part: slice, edges: Ints, shape: tuple[int, int]
-) -> tuple[tuple[int, sparse.csr_matrix] | None, sparse.csr_matrix | None]:
+def _overlaps(occupancy: Occupancy, part: slice, edges: Ints, shape: tuple[int, int]) -> Overlaps:
     """Nanoseconds of some spans by row and site.
 
     Those of spans within a few rows come as a block of rows that begins at a number, the others' as a whole

@@ -9,6 +9,8 @@ from joulemeter.errors import RunFolderError
 Origin = Literal["measured", "estimated", "predicted", "replayed", "simulated"]
 Kind = Literal["counter", "gauge"]
 
+_LAYOUT = "what a run folder holds: docs/architecture.md"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rail:
@@ -53,10 +55,10 @@ class Rail:
         try:
             rail = Rail(**{key: value for key, value in data.items() if key in known})
         except TypeError as error:
-            raise RunFolderError(f"run.json: a rail lacks a key ({error})") from error
+            raise RunFolderError(f"run.json: a rail lacks a key ({error})", _LAYOUT) from error
         if rail.kind not in get_args(Kind) or rail.origin not in get_args(Origin):
             raise RunFolderError(
-                f"run.json: rail '{rail.name}' has kind '{rail.kind}' and origin '{rail.origin}'"
+                f"run.json: rail '{rail.name}' has kind '{rail.kind}' and origin '{rail.origin}'", _LAYOUT
             )
         return rail
 

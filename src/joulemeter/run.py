@@ -8,6 +8,7 @@ folder of the documented layout, whoever wrote it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -35,9 +36,17 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 HEADER, READINGS, SPANS, RAW = "run.json", "readings.parquet", "spans.parquet", "raw"
+UNFINISHED = "unfinished"
+"""The state of a run that ended, but whose tables found no room: its raw records are all there."""
 
 _READING_COLUMNS = ("rail", "t_ns", "value")
 _SPAN_COLUMNS = ("site", "lane", "start_ns", "end_ns", "parent")
+
+LOADERS = 2
+"""Columns of a table that are read at once."""
+
+_WHOLE = "a whole copy of the folder, or record the run again"
+_LAYOUT = "what a run folder holds: docs/architecture.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,13 @@ class Run:
         """Whether the run died before its end could be written."""
         return bool(self.header.get("interrupted", False))
 
+    @property
+    def end_ns(self) -> int | None:
+        """When the program had ended; None where the folder does not say."""
+        end = self.header.get("end")
+        found = end.get("monotonic_ns") if isinstance(end, dict) else None
+        return found if isinstance(found, int) else None
+
     def timelines(self) -> list[Timeline]:
         """One timeline a rail, in the order of ``rails``."""
         from joulemeter import timeline
@@ -69,7 +85,8 @@ class Run:
         made = []
         for rail in self.rails:
             mine = self.reading_rail == rail.id
-            made.append(timeline.from_readings(rail, self.reading_t_ns[mine], self.reading_value[mine]))
+            read = timeline.from_readings(rail, self.reading_t_ns[mine], self.reading_value[mine])
+            made.append(read if self.end_ns is None else read.until(self.end_ns))
         return made
 
     def ledger(self, progress: Progress | None = None) -> Ledger:
@@ -203,6 +220,8 @@ def finish(folder: Path, facts: dict[str, Any]) -> Run:
     try:
         save(run)
     except OSError as error:
+        with contextlib.suppress(OSError):  # small enough, it may find room yet
+            write_header(folder, {**header, **facts, "state": UNFINISHED})
         raise RunFolderError(
             f"{folder}: could not be finished ({error.strerror or error}); its raw records are kept",
             f"make room, then: joulemeter report {folder}",
@@ -269,9 +288,9 @@ def _header(folder: Path) -> dict[str, Any]:
     try:
         header = json.loads((folder / HEADER).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunFolderError(f"{folder / HEADER}: cannot be read ({error})") from error
+        raise RunFolderError(f"{folder / HEADER}: cannot be read ({error})", _WHOLE) from error
     if not isinstance(header, dict) or not isinstance(header.get("schema"), int):
-        raise RunFolderError(f"{folder / HEADER}: names no schema, so this is not a run folder")
+        raise RunFolderError(f"{folder / HEADER}: names no schema, so this is not a run folder", _LAYOUT)
     if header["schema"] > SCHEMA:
         raise RunFolderError(
             f"{folder}: has schema {header['schema']}, newer than this joulemeter reads ({SCHEMA})",
@@ -282,6 +301,8 @@ def _header(folder: Path) -> dict[str, Any]:
 
 def _load_raw(folder: Path, header: dict[str, Any]) -> Run:
     notes = header.get("notes", [])
+    if header.get("state") == UNFINISHED:
+        return _from_raw(folder, {**header, "notes": [*notes, "the disk was full when the run ended"]})
     if _alive(header):
         return _from_raw(folder, {**header, "notes": [*notes, "still being recorded"]})
     notes = [*notes, "interrupted: the recording ended before its end was written"]
@@ -326,7 +347,7 @@ def _load_finished(folder: Path, header: dict[str, Any]) -> Run:
 def _objects(folder: Path, header: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = header.get(key)
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise RunFolderError(f"{folder / HEADER}: has no list of {key}")
+        raise RunFolderError(f"{folder / HEADER}: has no list of {key}", _LAYOUT)
     return found
 
 
@@ -334,58 +355,83 @@ def _site(folder: Path, data: dict[str, Any]) -> Site:
     try:
         return Site.from_json(data)
     except TypeError as error:
-        raise RunFolderError(f"{folder / HEADER}: a site lacks a key ({error})") from error
+        raise RunFolderError(f"{folder / HEADER}: a site lacks a key ({error})", _LAYOUT) from error
 
 
 def _columns(path: Path, names: Sequence[str], dtypes: Sequence[str]) -> list[NDArray[Any]]:
+    from concurrent.futures import ThreadPoolExecutor
+
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        # One column at a time, and the reader's memory given back: ten million spans are 320 MB as it is.
-        columns = [
-            _column(pq.read_table(path, columns=[name], memory_map=True), path, name, dtype)
-            for name, dtype in zip(names, dtypes, strict=True)
-        ]
+        with pq.ParquetFile(path, memory_map=True) as file:
+            for name in names:
+                _must_hold(file.schema_arrow, path, name)
+        # Column beside column, each straight into its place: ten million spans are 320 MB as it is.
+        with ThreadPoolExecutor(LOADERS) as loaders:
+            columns = list(loaders.map(lambda name, dtype: _column(path, name, dtype), names, dtypes))
         pa.default_memory_pool().release_unused()
         return columns
     except FileNotFoundError:
-        raise RunFolderError(f"{path}: is missing; the run folder is truncated") from None
+        raise RunFolderError(f"{path}: is missing; the run folder is truncated", _WHOLE) from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         first = str(error).partition("\n")[0]
         raise RunFolderError(
-            f"{path}: cannot be read, it is truncated or no Parquet file of this layout ({first})"
+            f"{path}: cannot be read, it is truncated or no Parquet file of this layout ({first})", _WHOLE
         ) from error
 
 
-def _column(table: pa.Table, path: Path, name: str, dtype: str) -> NDArray[Any]:
-    import numpy as np
+def _must_hold(schema: pa.Schema, path: Path, name: str) -> None:
+    if name not in schema.names:
+        raise RunFolderError(f"{path}: has no column '{name}'", _LAYOUT)
 
-    if name not in table.column_names:
-        raise RunFolderError(f"{path}: has no column '{name}'")
-    parts = [chunk.to_numpy(zero_copy_only=False) for chunk in table.column(name).chunks]
-    for part in parts:
-        if dtype != "float64" and part.dtype.kind not in "iu":
-            raise RunFolderError(
-                f"{path}: column '{name}' must hold whole numbers without nulls, not {part.dtype}"
-            )
-    return np.concatenate(parts, dtype=dtype, casting="unsafe") if parts else np.empty(0, dtype)
+
+def _column(path: Path, name: str, dtype: str) -> NDArray[Any]:
+    """One column of a table, a group of rows at a time."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, memory_map=True) as file:
+        made, at = np.empty(file.metadata.num_rows, dtype), 0
+        for group in range(file.num_row_groups):
+            for chunk in file.read_row_group(group, columns=[name], use_threads=False).column(0).chunks:
+                part = chunk.to_numpy(zero_copy_only=False)
+                if dtype != "float64" and part.dtype.kind not in "iu":
+                    raise RunFolderError(
+                        f"{path}: column '{name}' must hold whole numbers without nulls, not {part.dtype}",
+                        _LAYOUT,
+                    )
+                made[at : at + len(part)] = part
+                at += len(part)
+    return made
 
 
 def _check(run: Run) -> None:
     """Refuses what no attribution could make sense of."""
-    import numpy as np
 
     spans, n = run.spans, len(run.spans)
     place = run.folder / SPANS
     if len({rail.id for rail in run.rails}) < len(run.rails):
-        raise RunFolderError(f"{run.folder / HEADER}: two rails share an id")
-    if n and not np.isin(spans.site, [site.id for site in run.sites]).all():
-        raise RunFolderError(f"{place}: names sites that {HEADER} does not have")
-    if len(run.reading_rail) and not np.isin(run.reading_rail, [rail.id for rail in run.rails]).all():
-        raise RunFolderError(f"{run.folder / READINGS}: names rails that {HEADER} does not have")
+        raise RunFolderError(f"{run.folder / HEADER}: two rails share an id", _LAYOUT)
+    if n and not _all_among(spans.site, [site.id for site in run.sites]):
+        raise RunFolderError(f"{place}: names sites that {HEADER} does not have", _LAYOUT)
+    if len(run.reading_rail) and not _all_among(run.reading_rail, [rail.id for rail in run.rails]):
+        raise RunFolderError(f"{run.folder / READINGS}: names rails that {HEADER} does not have", _LAYOUT)
     if n and (spans.end_ns < spans.start_ns).any():
         backwards = int((spans.end_ns < spans.start_ns).sum())
-        raise RunFolderError(f"{place}: {backwards} spans end before they start")
+        raise RunFolderError(f"{place}: {backwards} spans end before they start", _LAYOUT)
     if n and ((spans.parent < -1) | (spans.parent >= n)).any():
-        raise RunFolderError(f"{place}: a parent is not a row of the table")
+        raise RunFolderError(f"{place}: a parent is not a row of the table", _LAYOUT)
+
+
+def _all_among(numbers: NDArray[Any], known: Sequence[int]) -> bool:
+    """Whether all of ``numbers`` (not empty) are ``known``; by a table, as ids are small."""
+    import numpy as np
+
+    low, high = int(numbers.min()), int(numbers.max())
+    if low < 0 or high > 4 * len(numbers) + max(known, default=0):
+        return bool(np.isin(numbers, known).all())
+    table = np.zeros(high + 1, bool)
+    table[[each for each in known if 0 <= each <= high]] = True
+    return bool(table[numbers].all())

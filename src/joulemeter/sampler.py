@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from joulemeter import errors
-from joulemeter.errors import JoulemeterError, SourceError
+from joulemeter.errors import JoulemeterError, RunFolderError, SourceError
 from joulemeter.reading import Reading, Source, renumbered
 
 FASTEST_NS, SLOWEST_NS = 1_000_000, 100_000_000
@@ -38,6 +38,7 @@ _EDGE_NS = 3_000_000
 _LATE_NS = 250_000_000
 """How long to wait at the end for a slow meter's next value."""
 _READY_TIMEOUT_S = 20.0
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 _RECORD = struct.Struct("<hqd")
 
 
@@ -90,7 +91,7 @@ class _Loop:
         try:
             written = os.write(self.file, data)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            if error.errno not in _NO_ROOM:
                 raise
             written = 0
         if written < len(data):
@@ -132,12 +133,10 @@ def main(raw: Path, specs: Sequence[str], period_ns: int | None) -> None:
     parent = os.getppid()
     _be_punctual()
     try:
-        loops = _open(raw, specs, period_ns)
+        loops = _ready(raw, specs, period_ns)
     except JoulemeterError as refusal:
         _say({"refused": type(refusal).__name__, "fact": refusal.fact, "remedy": refusal.remedy})
         return
-    rails = [renumbered(rail, loop.first_rail).to_json() for loop in loops for rail in loop.source.rails]
-    _write_whole(raw / "rails.json", rails)
     for loop in loops:
         loop.at_a_step()
     stop = threading.Event()
@@ -166,6 +165,22 @@ def _be_punctual() -> None:
         Path("/proc/self/timerslack_ns").write_text("1", encoding="ascii")
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, -10)
+
+
+def _ready(raw: Path, specs: Sequence[str], period_ns: int | None) -> list[_Loop]:
+    """The loops, their rails on disk. Raises RunFolderError where the disk takes nothing."""
+    try:
+        loops = _open(raw, specs, period_ns)
+        rails = [renumbered(rail, loop.first_rail).to_json() for loop in loops for rail in loop.source.rails]
+        _write_whole(raw / "rails.json", rails)
+    except OSError as fault:
+        if fault.errno not in _NO_ROOM:
+            raise
+        raise RunFolderError(
+            f"{raw.parent}: cannot be written ({fault.strerror})",
+            "make room, or -o with a place that has some",
+        ) from fault
+    return loops
 
 
 def _open(raw: Path, specs: Sequence[str], period_ns: int | None) -> list[_Loop]:
@@ -246,12 +261,16 @@ class Sampler:
         )
         message = self._hear(_READY_TIMEOUT_S)
         if message is None:
+            died = self._process.poll() is not None
             self._process.kill()
-            self._process.wait()
+            status = self._process.wait()
             self._close()
-            raise SourceError(
-                f"the sampler did not start within {_READY_TIMEOUT_S:.0f} s ({', '.join(specs)})"
+            how = (
+                f"ended at once (status {status})"
+                if died
+                else f"did not start within {_READY_TIMEOUT_S:.0f} s"
             )
+            raise SourceError(f"the sampler {how} ({', '.join(specs)})")
         if "refused" in message:
             self._process.wait()
             self._close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 MAX_PLAUSIBLE_W = 20_000.0
 """No single supply that a counter meters draws more: a fall that would need more is a reset, not a wrap."""
 
-GapReason = Literal["no answer", "reset", "ambiguous wrap", "hole", "impossible value", "frozen"]
+GapReason = Literal[
+    "no answer", "reset", "ambiguous wrap", "hole", "impossible value", "frozen", "not sampled"
+]
 
 _FROZEN_S = 0.5
 _FROZEN_PERIODS = 50
 _FROZEN_STEPS = 20
+
+_UNREAD_NS, _UNREAD_PERIODS = 100_000_000, 5
+"""A last reading this much before the end of a run is the last that a sampler took before it died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,15 @@ class Timeline:
     unknown: NDArray[np.bool_]
     gaps: tuple[Gap, ...]
     failed: int
+
+    def until(self, end_ns: int) -> Timeline:
+        """This, with a gap after the last reading where that lies long before ``end_ns``: nobody read on."""
+        if not len(self.t_ns) or end_ns - self.t_ns[-1] <= max(
+            _UNREAD_NS, _UNREAD_PERIODS * self.rail.period_ns
+        ):
+            return self
+        gap = Gap(int(self.t_ns[-1]), end_ns, "not sampled")
+        return replace(self, gaps=(*self.gaps, gap))
 
     @property
     def total_j(self) -> float:

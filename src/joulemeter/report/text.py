@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from pathlib import Path
 
 from rich import box
@@ -73,8 +74,11 @@ def rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     whole = rail.energy.energy_j
     rows = sorted(_entries(rail, ledger), key=lambda row: -row[1].exclusive.energy_j)
+    twins = Counter(_line(site) for site, _ in rows)
     for site, entry in rows[:most]:
-        table.add_row(_where(site), f"{site.calls:,}", seconds(site.exclusive_s), *_figures(entry, whole))
+        table.add_row(
+            _where(site, twins), f"{site.calls:,}", seconds(site.exclusive_s), *_figures(entry, whole)
+        )
     if len(rows) > most:
         rest = math.fsum(entry.exclusive.energy_j for _, entry in rows[most:])
         table.add_row(f"… {len(rows) - most} more sites", "", "", joules(rest), "", _share(rest, whole))
@@ -91,7 +95,8 @@ def rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
 
 def _title(rail: RailLedger) -> str:
     gaps = sum(gap.end_ns - gap.start_ns for gap in rail.gaps) / 1e9
-    unseen = f"; {seconds(gaps)} not seen" if gaps else ""
+    reasons = ", ".join(sorted({gap.reason for gap in rail.gaps}))
+    unseen = f"; {seconds(gaps)} not seen ({reasons})" if gaps else ""
     return f"{rail.rail.name}: {joules(rail.energy.energy_j)} {rail.rail.origin}{unseen}"
 
 
@@ -99,8 +104,14 @@ def _entries(rail: RailLedger, ledger: Ledger) -> list[tuple[SiteLedger, SiteRai
     return [(site, entry) for site in ledger.sites for entry in site.rails if entry.rail == rail.rail.id]
 
 
-def _where(site: SiteLedger) -> Text:
-    place = f"  {Path(site.site.file).name}:{site.site.line}" if site.site.file else ""
+def _line(site: SiteLedger) -> tuple[str, str, int]:
+    return site.site.name, site.site.file, site.site.line
+
+
+def _where(site: SiteLedger, twins: Counter[tuple[str, str, int]]) -> Text:
+    """A site's name and place; the column too where one line makes the same call twice."""
+    column = f":{site.site.column}" if twins[_line(site)] > 1 else ""
+    place = f"  {Path(site.site.file).name}:{site.site.line}{column}" if site.site.file else ""
     kind = "" if site.site.kind in ("call", "span") else f"  [{site.site.kind}]"
     return Text.assemble(site.site.name, (place + kind, "dim"))
 

@@ -458,7 +458,10 @@ def _absent(root: Path) -> SourceUnavailable:
     if str(root) != ROOT:
         return SourceUnavailable(fact, "a folder laid out as /sys/class/powercap")
     if "hypervisor" in (_text(Path("/proc/cpuinfo")) or ""):
-        return SourceUnavailable(f"{fact}: a virtual machine is not shown the counters")
+        return SourceUnavailable(
+            f"{fact}: a virtual machine is not shown the counters",
+            "joulemeter doctor, on the host itself (nothing in here can mend it)",
+        )
     if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists():
         return SourceUnavailable(
             f"{fact}: the container masks it",
