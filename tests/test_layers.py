@@ -27,6 +27,8 @@ WORLD = {
     "graphs",
     "importers",
     "conditions",
+    "refresh",
+    "_powercap",
     "layers",
     "aten",
     "traced",

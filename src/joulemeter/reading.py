@@ -71,6 +71,16 @@ class Reading(NamedTuple):
     value: float
 
 
+class Polled(NamedTuple):
+    """What a source read by itself: when the next round is due, rounds, readings that failed, and readings
+    that could not be written."""
+
+    due_ns: int
+    reads: int
+    failed: int
+    lost: int
+
+
 class Source(Protocol):
     """One meter. ``sources/<name>.py`` offers ``open(argument)``, which returns one or raises
     SourceUnavailable with the reason and the remedy; ``argument`` is what stands after the colon
@@ -89,6 +99,10 @@ class Source(Protocol):
 
         A rail that did not answer reads NaN: a gap, never zero. Rails with nothing new may be left out.
         """
+
+    # A source may also offer ``poll(file, first_rail, due_ns, period_ns, stop) -> Polled``, or None: it
+    # appends records of rawfiles.READING to ``file`` by itself, a round each ``period_ns`` from ``due_ns``
+    # on, until it wants a ``read`` again or ``stop[0]`` is set.
 
     def close(self) -> None:
         """Gives back what it holds. Calling it twice does no harm."""

@@ -28,7 +28,7 @@ from typing import Any
 
 from joulemeter import errors
 from joulemeter.errors import JoulemeterError, RunFolderError, SourceError
-from joulemeter.reading import Reading, Source, renumbered
+from joulemeter.reading import Polled, Reading, Source, renumbered
 
 FASTEST_NS, SLOWEST_NS = 1_000_000, 100_000_000
 """A source is read at its refresh period, but not faster than 1 ms and not slower than 100 ms."""
@@ -58,14 +58,24 @@ class _Loop:
     lost: int = 0
     faults: dict[str, int] = field(default_factory=dict)
 
-    def run(self, stop: threading.Event) -> None:
-        """Reads and writes at the source's period until ``stop``."""
+    def run(self, stop: bytearray) -> None:
+        """Reads and writes at the source's period until ``stop[0]`` is set."""
         due = time.monotonic_ns()
-        while not stop.is_set():
+        while not stop[0]:
             self.append(self.read())
             # A late loop (a suspended machine, a slow meter) skips what it missed: no reading is made up.
-            due = max(due + self.period_ns, time.monotonic_ns())
+            due = self.poll(max(due + self.period_ns, time.monotonic_ns()), stop)
             time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
+
+    def poll(self, due_ns: int, stop: bytearray) -> int:
+        """Lets a source that can do so read by itself; when the next reading is due."""
+        poll = getattr(self.source, "poll", None)
+        if poll is None:
+            return due_ns
+        polled: Polled = poll(self.file, self.first_rail, due_ns, self.period_ns, stop)
+        self.reads, self.failed = self.reads + polled.reads, self.failed + polled.failed
+        self.lost += polled.lost
+        return polled.due_ns
 
     def read(self) -> list[Reading]:
         """One reading of each rail; NaN, and a fault counted, where the source fails."""
@@ -139,7 +149,7 @@ def main(raw: Path, specs: Sequence[str], period_ns: int | None) -> None:
         return
     for loop in loops:
         loop.at_a_step()
-    stop = threading.Event()
+    stop = bytearray(1)
     threads = [threading.Thread(target=loop.run, args=(stop,), daemon=True) for loop in loops]
     for thread in threads:
         thread.start()
@@ -147,7 +157,7 @@ def main(raw: Path, specs: Sequence[str], period_ns: int | None) -> None:
     _say({"ready": time.monotonic_ns(), "pid": os.getpid()})
     _wait(parent)
     stop_cpu_s, stop_ns = _cpu_s(), time.monotonic_ns()
-    stop.set()
+    stop[0] = 1
     for thread in threads:
         thread.join(timeout=1.0)
     for loop in loops:

@@ -32,16 +32,19 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from joulemeter.errors import SourceUnavailable
-from joulemeter.reading import Rail, Reading
+from joulemeter.reading import Polled, Rail, Reading
+from joulemeter.refresh import LOOK_NS, NEAR_NS, REFRESH_NS, Refresh
+
+try:
+    from joulemeter._powercap import rounds as _rounds
+except ImportError:
+    _rounds = None
 
 METERS_THIS_MACHINE = True
 ROOT = "/sys/class/powercap"
-REFRESH_NS = 1_000_000
-"""Intel SDM volume 3B: the energy status registers are "updated approximately every ~1 msec"."""
 RELATIVE_ERROR = 0.0
 """The counters' own gain is taken as true: on Haswell and later they are measured, within some percent of
 a reference at the supply lines (Khan et al., "RAPL in Action", 2018), and nothing here can tell which way."""
@@ -49,22 +52,12 @@ a reference at the supply lines (Khan et al., "RAPL in Action", 2018), and nothi
 _FOLDER = re.compile(r"(?P<control>[a-z][\w-]*)(?P<numbers>(:\d+)+)")
 _PACKAGE = re.compile(r"package-(?P<which>\d+(-die-\d+)?)")
 _PSYS_WATCH_S = 0.02
-_LOOK_NS = (4_000_000, 320_000_000)
-"""How soon a counter is watched again as it moves: at first, and when its pace is well known."""
-_NO_PACE_NS = (20_000_000, 2_000_000_000)
-"""How soon a counter is watched again that showed no steady pace: at first, and after many tries."""
 _WATCHING_SHARE, _WATCHING_NS = 0.002, 40_000_000
 """What watching may cost: this share of a core, and so much at once when the source is new."""
 _EDGES = 7
 """From so many refreshes in a row the pace is learned."""
-_NEAR_NS = 60_000
-"""What a moment may be off by; nearer to a refresh than this, nobody knows which side a read is on."""
 _AHEAD_NS = 150_000
 """How much earlier than a refresh we wake to see it: a sleep ends some 100 µs late."""
-_DOUBTS = 3
-"""So many contradictions in a row, and the pace is taken for unknown."""
-_TOLERANCE = 0.1
-"""How far, as a fraction of the period, a refresh may come from where it was expected."""
 _QUIET_REFRESHES = 5
 """A counter that has not moved for so many refreshes draws nothing or has frozen: its reading is given."""
 _READ_BYTES = 32
@@ -102,86 +95,6 @@ def open(argument: str = "") -> Powercap:
     return Powercap(root, _without_unwired_psys([zone for zone in zones if _is_readable(zone, root)]))
 
 
-class Refresh:
-    """When a counter is refreshed: a steady pace, learned from refreshes that were seen to happen.
-
-    ``look_after_ns`` is how long the pace may be trusted before another refresh should be seen: it doubles
-    while refreshes come where they are expected. What contradicts the pace raises doubts, and after some
-    in a row it is forgotten.
-    """
-
-    def __init__(self) -> None:
-        self.period_ns = float(REFRESH_NS)
-        self.look_after_ns = _LOOK_NS[0]
-        self._edge_ns: float | None = None
-        self._doubts = 0
-        self._without_pace_ns = _NO_PACE_NS[0]
-
-    @property
-    def known(self) -> bool:
-        """Whether the pace is known."""
-        return self._edge_ns is not None
-
-    @property
-    def trusted(self) -> bool:
-        """Whether nothing has contradicted the pace since a refresh last came where it was expected."""
-        return self.known and self._doubts == 0
-
-    def acquire(self, edges_ns: list[int]) -> None:
-        """Learns the pace from refreshes seen one after another, of which some may have been missed; where
-        they come unsteadily, that there is none."""
-        self._edge_ns, self._doubts = None, 0
-        self.look_after_ns = self._without_pace_ns
-        self._without_pace_ns = min(2 * self._without_pace_ns, _NO_PACE_NS[1])
-        gaps = [later - earlier for earlier, later in pairwise(edges_ns)]
-        if len(gaps) < 2 or min(gaps) < 4 * _NEAR_NS:
-            return
-        counts = [round(gap / min(gaps)) for gap in gaps]
-        period_ns = sum(gaps) / sum(counts)
-        if all(abs(gap / period_ns - count) < _TOLERANCE for gap, count in zip(gaps, counts, strict=True)):
-            self.period_ns, self._edge_ns = period_ns, edges_ns[-1]
-            self.look_after_ns, self._without_pace_ns = _LOOK_NS[0], _NO_PACE_NS[0]
-
-    def learn(self, edge_ns: int) -> None:
-        """Moves phase and period towards one more refresh that was seen."""
-        if self._edge_ns is None:
-            return
-        periods = max(1, round((edge_ns - self._edge_ns) / self.period_ns))
-        late_ns = edge_ns - (self._edge_ns + periods * self.period_ns)
-        if abs(late_ns) > _TOLERANCE * self.period_ns:
-            self.doubt()
-            return
-        self._doubts = 0
-        self.period_ns += 0.5 * late_ns / periods
-        self._edge_ns = edge_ns - 0.5 * late_ns
-        steady = abs(late_ns) < _NEAR_NS / 2
-        wished_ns = self.look_after_ns * 2 if steady else self.look_after_ns // 2
-        self.look_after_ns = min(max(wished_ns, _LOOK_NS[0]), _LOOK_NS[1])
-
-    def doubt(self) -> None:
-        """Something was seen that does not go with the pace: look again soon."""
-        self._doubts += 1
-        self.look_after_ns = _LOOK_NS[0]
-        if self._doubts >= _DOUBTS:
-            self._edge_ns = None
-
-    def before(self, t_ns: int) -> float:
-        """The last refresh before ``t_ns``; ``t_ns`` itself where the pace is not known."""
-        if self._edge_ns is None:
-            return t_ns
-        return self._edge_ns + (t_ns - self._edge_ns) // self.period_ns * self.period_ns
-
-    def clear_of(self, t_ns: int) -> int:
-        """How long to wait until a read is surely on one side of a refresh: 0 where it is already."""
-        if self._edge_ns is None:
-            return 0
-        since_ns = t_ns - self.before(t_ns)
-        if since_ns < _NEAR_NS:
-            return round(_NEAR_NS - since_ns)
-        to_next_ns = self.period_ns - since_ns
-        return round(to_next_ns + _NEAR_NS) if to_next_ns < _NEAR_NS else 0
-
-
 class Powercap:
     """The RAPL zones ``zones`` below ``root``, a rail each.
 
@@ -207,6 +120,7 @@ class Powercap:
         self._look_ns = [0 for _ in zones]
         self._next_look_ns = 0
         self._watching_ns, self._watched_ns = _WATCHING_NS, clock()
+        self.poll = self._rounds if _rounds is not None and pread is os.pread else None
         if all(math.isnan(self._joules(number)) for number in range(len(zones))):
             self.close()
             raise SourceUnavailable(f"rapl: no counter below {root} answers", f"cat {zones[0].energy_file}")
@@ -225,6 +139,27 @@ class Powercap:
                 seen.append(reading)
         return seen
 
+    def _rounds(self, file: int, first_rail: int, due_ns: int, period_ns: int, stop: bytearray) -> Polled:
+        """What ``Source`` promises of ``poll``: reads in C until a counter should be watched again."""
+        zones = [self._state(number) for number in range(len(self._fds))]
+        until_ns = max(self._next_look_ns, self._may_watch_from_ns())
+        *polled, doubted, given = _rounds(zones, file, first_rail, due_ns, period_ns, until_ns, stop)
+        self._given = {number: Reading(number, *each) for number, each in enumerate(given) if each}
+        if doubted >= 0:
+            self._doubt(doubted)
+        return Polled(*polled)
+
+    def _state(self, number: int) -> tuple[int, bool, float, float, int, bool, int, float]:
+        refresh, given = self._refreshes[number], self._given.get(number, Reading(number, 0, 0.0))
+        trusted_until_ns = self._look_ns[number] + LOOK_NS[1] if refresh.trusted else 0
+        pace = (refresh.known, refresh.edge_ns, refresh.period_ns, trusted_until_ns)
+        return (self._fds[number], *pace, number in self._given, given.t_ns, given.value)
+
+    def _doubt(self, number: int) -> None:
+        """A second value within one refresh: it is not where we think it is."""
+        self._refreshes[number].doubt()
+        self._look_ns[number] = self._next_look_ns = 0
+
     def _reading(self, number: int) -> Reading | None:
         refresh = self._refreshes[number]
         t_ns, value = self._between_refreshes(number)
@@ -242,14 +177,12 @@ class Powercap:
     def _refreshed_ns(self, number: int, t_ns: int, before: Reading | None) -> int:
         """When the counter took the value read at ``t_ns``."""
         refresh = self._refreshes[number]
-        overdue = t_ns > self._look_ns[number] + _LOOK_NS[1]
+        overdue = t_ns > self._look_ns[number] + LOOK_NS[1]
         if overdue or not refresh.trusted or refresh.clear_of(t_ns):
             return t_ns
         edge_ns = round(refresh.before(t_ns))
         if before is not None and edge_ns <= before.t_ns:
-            # A second value within one refresh: it is not where we think it is.
-            refresh.doubt()
-            self._look_ns[number] = self._next_look_ns = 0
+            self._doubt(number)
             return t_ns
         return edge_ns
 
@@ -271,7 +204,7 @@ class Powercap:
             start_ns = self._clock()
             value = self._joules(number)
             end_ns = self._clock()
-            if end_ns - start_ns < _NEAR_NS:
+            if end_ns - start_ns < NEAR_NS:
                 break
         return (start_ns + end_ns) // 2, value
 
@@ -306,13 +239,16 @@ class Powercap:
         self._watching_ns, self._watched_ns = min(self._watching_ns + earned_ns, _WATCHING_NS), now_ns
         return self._watching_ns > 0
 
+    def _may_watch_from_ns(self) -> int:
+        return self._watched_ns + math.ceil(max(0, -self._watching_ns) / _WATCHING_SHARE) + 1
+
     def _watch_one(self, number: int, refresh: Refresh) -> list[Reading]:
         now = self._clock()
         next_ns = refresh.before(now) + refresh.period_ns
         if next_ns - now < _AHEAD_NS:
             next_ns += refresh.period_ns
         self._sleep((next_ns - _AHEAD_NS - now) / 1e9)
-        if self._clock() > next_ns - _NEAR_NS:
+        if self._clock() > next_ns - NEAR_NS:
             return []  # woken too late to see it: that says nothing about the pace
         moves = self._moves(number, 1, 2 * _AHEAD_NS)
         if moves:
@@ -329,7 +265,7 @@ class Powercap:
         while len(moves) < count and before_ns < deadline_ns:
             t_ns, value = self._stamped(number)
             # A longer gap between the two reads means that something else ran: the moment is not known.
-            if value != before and not math.isnan(value - before) and t_ns - before_ns < _NEAR_NS:
+            if value != before and not math.isnan(value - before) and t_ns - before_ns < NEAR_NS:
                 moves.append(Reading(number, (before_ns + t_ns) // 2, value))
             before_ns, before = t_ns, value
         self._watching_ns -= before_ns - start_ns
