@@ -173,6 +173,6 @@ def test_a_run_that_cannot_be_finished_keeps_its_raw_records(
         patch.setattr(pq, "write_table", full)
         with pytest.raises(RunFolderError, match=r"raw records are kept.*make room"):
             run.finish(made, {})
-    assert load(made).header["state"] == "recording"
+    assert load(made).header["state"] == run.UNFINISHED
     run.finish(made, {})
     assert not load(made).interrupted

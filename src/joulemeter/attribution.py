@@ -143,6 +143,7 @@ def _estimated(
             for guess, step in zip(guesses, steps, strict=True)
         ]
     )
+    report(0.9)
     response = found.response
     whole = _balanced(timeline, response, found, seen)
     rail = _rail_ledger(
