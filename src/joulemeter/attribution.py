@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,15 @@ def _ledger(
     occupancy = occupied.occupy(sites, spans)
     report = progress or (lambda done: None)
     report(0.3)
+    with ThreadPoolExecutor(1) as beside:
+        times = beside.submit(_site_times, occupancy)
+        rails, entries = _rails(timelines, occupancy, rule, report)
+    return Ledger(tuple(rails), _site_ledgers(occupancy, times.result(), entries))
+
+
+def _rails(
+    timelines: Sequence[Timeline], occupancy: Occupancy, rule: Rule, report: Progress
+) -> tuple[list[RailLedger], list[list[SiteRail]]]:
     rails, entries = [], []
     for number, timeline in enumerate(timelines):
         within = _part_of(report, 0.3 + 0.7 * number / len(timelines), 0.7 / len(timelines))
@@ -77,7 +87,7 @@ def _ledger(
         rails.append(rail)
         entries.append(mine)
         within(1.0)
-    return Ledger(tuple(rails), _site_ledgers(occupancy, entries))
+    return rails, entries
 
 
 def _part_of(report: Progress, low: float, width: float) -> Progress:
@@ -85,10 +95,17 @@ def _part_of(report: Progress, low: float, width: float) -> Progress:
     return lambda done: report(low + width * done)
 
 
-def _site_ledgers(occupancy: Occupancy, entries: Sequence[Sequence[SiteRail]]) -> tuple[SiteLedger, ...]:
-    whole = occupied.site_seconds(occupancy)
+def _site_times(occupancy: Occupancy) -> tuple[Floats, Floats]:
+    """Seconds of each site (s,), with those that it called and without."""
     exclusive = occupied.path_seconds(occupancy)
     alone = np.bincount(occupancy.path_column, weights=exclusive, minlength=len(occupancy.sites))
+    return occupied.site_seconds(occupancy), np.asarray(alone, float)
+
+
+def _site_ledgers(
+    occupancy: Occupancy, times: tuple[Floats, Floats], entries: Sequence[Sequence[SiteRail]]
+) -> tuple[SiteLedger, ...]:
+    whole, alone = times
     return tuple(
         SiteLedger(
             site,

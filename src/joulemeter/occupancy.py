@@ -72,7 +72,9 @@ def occupy(sites: Sequence[Site], spans: Spans) -> Occupancy:
     rows = np.flatnonzero(end > start)
     parent = np.asarray(spans.parent, np.int64)
     rows = nesting.sorted_rows(rows, np.asarray(spans.lane), start, end, parent)
-    start, end, column, lane = start[rows], end[rows], column[rows], np.asarray(spans.lane)[rows]
+    with ThreadPoolExecutor(WORKERS) as workers:
+        whole = (start, end, column, np.asarray(spans.lane))
+        start, end, column, lane = workers.map(lambda each: each[rows], whole)
     named = nesting.named_callers(rows, parent)
     enclosing = nesting.on_lane(named, lane)
     if not nesting.nests(enclosing, lane, start, end):
@@ -88,7 +90,10 @@ def _columns(sites: Sequence[Site], site: NDArray[Any]) -> tuple[tuple[Site, ...
     highest = max([int(site.max(initial=0)), *known, 0])
     lookup = np.full(highest + 2, -1, np.int32)
     lookup[[each.id for each in sites]] = np.arange(len(sites), dtype=np.int32)
-    strangers = np.unique(site[lookup[site] < 0]) if len(site) else np.empty(0, np.int64)
+    column = lookup[site]
+    if not (column < 0).any():
+        return tuple(sites), column
+    strangers = np.unique(site[column < 0])
     lookup[strangers] = len(sites) + np.arange(len(strangers), dtype=np.int32)
     named = tuple(sites) + tuple(Site(int(each), f"site {int(each)}") for each in strangers)
     return named, lookup[site]
