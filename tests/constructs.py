@@ -69,6 +69,32 @@ async def agen(n):
 def manager(x): yield x
 def caller(): return sys._getframe(1).f_code.co_name
 def warn(): warnings.warn("careful", stacklevel=2)
+class Loud:
+    def __init__(self, n=2, size=None): self.n, self.size = n, size
+    def __iter__(self): print("iter"); return self
+    def __len__(self):
+        print("len")
+        if self.size is None: raise NotImplementedError
+        return self.size
+    def __next__(self):
+        print("next")
+        if not self.n: raise StopIteration
+        self.n -= 1
+        return self.n
+class Driven(Loud):
+    def send(self, x): print("send", x); return x
+    def throw(self, *e): print("throw"); return "thrown"
+    def close(self): print("close")
+class Broken:
+    def __iter__(self): raise ValueError("no iterator")
+class NoIterator:
+    def __iter__(self): return 5
+class Bag(set):
+    def __iter__(self): print("bag"); return super().__iter__()
+class Row(tuple):
+    def __getitem__(self, i): return "item"
+class Rows(list):
+    def __iter__(self): print("rows"); return super().__iter__()
 class Meta(type):
     def __call__(cls, *a): return super().__call__(*a)
 """
@@ -200,7 +226,7 @@ CASES: list[tuple[str, str, str]] = [
     ),
     ("comprehension in a class", "class A:\n    xs = [f(i) for i in range(2)]\nprint(A.xs)", "f f"),
     ("starred argument", "print(f(*f([1, 2])))", "f f"),
-    ("starred library object", "print(*[*Base()])", "Base"),
+    ("starred library object", "print(*[*Base()])", "Base Base.__iter__ Base.__iter__ Base.__iter__ Base.__iter__"),
     ("keyword arguments", "print(f(f(1), k=f(2)))", "f f f"),
     ("double starred", "print(f(1, **f({'a': 2})))", "f f"),
     ("many arguments", "print(f(" + ", ".join(f"f({i})" for i in range(40)) + "))", " ".join(["f"] * 41)),

@@ -2,6 +2,7 @@
 
 from constructs import CASES as FIRST
 from constructs import RUN
+from constructs_iterables import ITERABLES
 
 MORE: list[tuple[str, str, str]] = [
     ("callee is an index of a call", "print({'a': [f]}[f('a')][f(0)](f(7)))", "f f f f"),
@@ -37,7 +38,7 @@ MORE: list[tuple[str, str, str]] = [
     ("dictionary of a library iterable", "print(dict(enumerate(Base())), dict.fromkeys(gen(1)))", "Base Base.__iter__ Base.__iter__ Base.__iter__ Base.__iter__ gen"),
     ("set and frozenset", "print(set(gen(1)), frozenset(gen(1)))", "gen gen gen gen gen gen gen gen"),
     ("tuple of a library iterable", "print(tuple(gen(1)), sum(gen(2)), any(gen(1)))", "gen gen gen gen gen gen gen gen gen gen gen gen gen"),
-    ("star in a display", "print([*gen(1)], {*gen(1)}, (*gen(1),))", "gen gen gen"),
+    ("star in a display", "print([*gen(1)], {*gen(1)}, (*gen(1),))", " ".join(["gen"] * 12)),
     ("star in a subscript", "class A:\n    def __class_getitem__(cls, k): return k\nprint(A[*f((1, 2))])", "f"),
     ("double star in a display", "print({**f({'a': 1}), 'b': f(2), **f({})})", "f f f"),
     ("keywords before stars", "def g(*a, **k): return a, k\nprint(g(x=f(1), *f((2,)), **f({'y': 3})))", "f f f"),
@@ -150,4 +151,4 @@ MORE: list[tuple[str, str, str]] = [
     ("timer and event", "import threading\ne = threading.Event()\nt = threading.Timer(0, lambda: (f(1), e.set()))\nt.start(); e.wait(); t.join(); print('set')", "f"),
 ]
 
-CASES = [*FIRST, *MORE]
+CASES = [*FIRST, *MORE, *ITERABLES]

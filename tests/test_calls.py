@@ -105,19 +105,17 @@ def observe(code: Any, name: str = "__main__") -> tuple[str, str]:
     return printed.getvalue(), ended
 
 
-def described(error: BaseException) -> str:
-    summary = traceback.TracebackException.from_exception(error, capture_locals=False)
+def described(error: BaseException | None) -> str:
     parts: list[str] = []
-    while True:
+    while error is not None:
+        summary = traceback.TracebackException.from_exception(error, capture_locals=False)
         frames = [f for f in summary.stack if not f.filename.startswith(OURS) and f.filename != __file__]
         parts.append(
-            f"{summary.exc_type.__name__}: {summary} "
+            f"{type(error).__name__}: {summary} "
             + repr([(f.filename, f.lineno, f.name, f.colno, f.end_lineno, f.end_colno) for f in frames])
         )
-        following = summary.__cause__ or summary.__context__
-        if following is None:
-            return "\n".join(parts)
-        summary = following
+        error = error.__cause__ or error.__context__
+    return "\n".join(parts)
 
 
 def expected(pattern: str, names: list[str]) -> bool:

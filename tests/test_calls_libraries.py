@@ -18,6 +18,7 @@ import pytest
 
 from joulemeter import recorder as recording
 from joulemeter.frameworks import calls, describe, imports, tracing
+from test_calls import ENGINES
 
 PROGRAMS = Path(__file__).parent / "programs"
 
@@ -119,6 +120,42 @@ def test_the_default_apis_are_the_libraries_that_sources_import(tmp_path: Path) 
     assert not judge.module("torchless")
     assert not judge.module("json")
     space["recorder"].close()
+
+
+UFUNCS = """
+import numpy as np, scipy.special as special
+x = np.ones(3)
+for _ in range(2):
+    np.add(x, x), np.abs(x), np.exp(x, out=x), special.expit(x)
+    np.add.reduce(x), np.multiply.outer(x, x), np.maximum.at(x, 0, 1.0)
+np.frompyfunc(abs, 1, 1)(x)
+np.frompyfunc(abs, 1, 1).reduce
+a, b, c = x
+h, = x.shape
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_numpys_functions_of_elements_are_told_apart(engine: Any, tmp_path: Path) -> None:
+    recorder = recording.Recorder(tmp_path, engine)
+    judge = calls.Judge(recorder, ("numpy", "scipy"))
+    source_maker = imports.Sources(judge, recorder.gates(judge, calls.special()), lambda _: None)
+    exec(source_maker.code(UFUNCS, "ufuncs.py"), {"__name__": "ufuncs"})
+    recorder.close()
+    names = [site["name"] for site in sites(tmp_path)]
+    assert names == [
+        "numpy.ones",
+        *("numpy.add", "numpy.absolute", "numpy.exp", "scipy.special.expit"),
+        *("numpy.add.reduce", "numpy.multiply.outer", "numpy.maximum.at"),
+        *("numpy.frompyfunc", "numpy.ufunc.__call__", "numpy.frompyfunc", "numpy.ndarray.__iter__"),
+    ]
+
+
+def test_a_tuple_is_not_a_librarys_iterable_for_having_an_index_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    source = "import torch\nx = torch.ones(2, 2)\nh, w = x.shape\nfor n in x.shape: pass\na, b = x\n"
+    gated(tmp_path, source, ("torch",))["recorder"].close()
+    assert [site["name"] for site in sites(tmp_path)] == ["torch.ones", "torch.Tensor.__iter__"]
 
 
 def test_a_dotted_api_is_a_prefix_of_names_not_of_letters() -> None:

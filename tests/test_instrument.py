@@ -40,6 +40,8 @@ SEEN = {
     "globals(), vars() and dir()": "the name of the gates is one of the module's",
     "code object": "the name of the gates is one of those that the code names",
 }
+if sys.version_info >= (3, 12):
+    SEEN["locals() in a class and a comprehension"] = "a comprehension's locals are those around it"
 """What a written-out source does not hide, and `joulemeter run` does."""
 
 

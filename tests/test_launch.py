@@ -413,6 +413,17 @@ def test_an_api_that_cannot_be_imported_is_named_with_near_matches() -> None:
     launch.check_apis(("numpy.linalg", "json"))
 
 
+def test_an_api_that_leads_nowhere_in_its_library_is_told_at_the_end(tmp_path: Path) -> None:
+    script(tmp_path, "import json\nprint(json.dumps([1]))\n")
+    apis = "json.dumpz,json.decoder,json.encoder.c_make_encoder,json.tool,os.paths.join,wave.opn"
+    status, out, err = launched(tmp_path, "--api", apis, "script.py")
+    assert (status, out) == (0, "[1]\n")
+    assert err.splitlines() == [
+        "joulemeter: the API 'json.dumpz' was not metered: there is no 'dumpz' in json. Try: json.dump",
+        "joulemeter: the API 'os.paths.join' was not metered: there is no 'paths' in os. Try: os.path.join",
+    ], "wave was not loaded, so nothing is known of it"
+
+
 @pytest.mark.parametrize("arguments", [[], ["--raw"], ["--raw", "r"], ["--raw", "r", "-m"], ["x.py"]])
 def test_a_command_line_that_asks_for_nothing_is_refused(arguments: list[str]) -> None:
     with pytest.raises(UsageError):

@@ -531,8 +531,8 @@ static PyTypeObject LanesType = {
 
 enum kind { CALL, ITER, AITER, AWAIT, YIELD_FROM, WITH, WITH_CALLS, ASYNC_WITH, MATMUL, IMATMUL, KINDS };
 
-/* One remembered decision. `object` is a weak reference, or a string held strongly; `name` distinguishes
-   the methods of one class. */
+/* One remembered decision. `object` is a weak reference, or a string or other long-lived thing held strongly;
+   `name` distinguishes the methods of one class. */
 typedef struct {
     void *object_key, *name_key;
     PyObject *object, *name;
@@ -546,7 +546,7 @@ typedef struct {
     Lanes *lanes;
     PyObject *judge;
     PyObject *modules; /* module name -> whether it belongs to a metered API */
-    PyObject *special; /* builtins and classes that consume iterables -> (rule) */
+    PyObject *special; /* builtin functions that consume iterables -> (rule) */
     Slot *slots;
     size_t used, mask;
 } Gates;
@@ -579,8 +579,9 @@ typedef struct {
     size_t depth;
 } Wrap;
 
-static PyTypeObject GateType, MeteredType, ConsumerType, StepsType, IteratorType, AsyncIteratorType, ManagerType;
+static PyTypeObject GateType, MeteredType, ConsumerType, StepsType, IterableType, IteratorType, AsyncIteratorType, ManagerType;
 static PyObject *PER_OBJECT; /* a decision: ask about each object of this class */
+static PyObject *KEPT;       /* the same, of objects that live as long as their library and take no weak reference */
 static PyObject *name_dunder, *partial_type, *generator_manager_type;
 
 static int module_metered(Gates *g, PyObject *name) {
@@ -618,7 +619,7 @@ static inline size_t slot_hash(void *a, void *b) {
 }
 
 static inline int slot_alive(Slot *s) {
-    return PyUnicode_CheckExact(s->object) || PyWeakref_GET_OBJECT(s->object) == (PyObject *)s->object_key;
+    return s->object == s->object_key || PyWeakref_GET_OBJECT(s->object) == (PyObject *)s->object_key;
 }
 
 /* Borrowed; NULL where nothing is known yet. */
@@ -663,10 +664,10 @@ static int slots_grow(Gates *g) {
     return 0;
 }
 
-/* Steals `decision`; returns it borrowed. `object` is remembered weakly unless it is a string; where that
-   cannot be, nothing is remembered, and the decision is kept alive by `g->special`'s twin: the caller. */
-static PyObject *slot_remember(Gates *g, PyObject *object, PyObject *name, void *name_key, PyObject *decision) {
-    PyObject *held = PyUnicode_CheckExact(object) ? Py_NewRef(object) : PyWeakref_NewRef(object, NULL);
+/* Steals `decision`; returns it borrowed. `object` is remembered weakly unless it is a string or is to be kept;
+   where that cannot be, nothing is remembered, and the decision is kept alive by `g->modules`. */
+static PyObject *slot_remember(Gates *g, PyObject *object, int keep, PyObject *name, void *name_key, PyObject *decision) {
+    PyObject *held = keep || PyUnicode_CheckExact(object) ? Py_NewRef(object) : PyWeakref_NewRef(object, NULL);
     if (!held) {
         PyErr_Clear();
         /* Names are few and shared: interned, they outlive this call. */
@@ -709,20 +710,28 @@ static PyObject *judge_ask(Gates *g, const char *method, PyObject *a, PyObject *
 static PyObject *decide_function(Gates *g, PyObject *module, PyObject *qualname, void *key, PyObject *callee) {
     PyObject *known = slot_find(g, module, key);
     if (LIKELY(known != NULL)) return known;
-    return slot_remember(g, module, qualname, key, judge_ask(g, "function", module, qualname, callee));
+    return slot_remember(g, module, 0, qualname, key, judge_ask(g, "function", module, qualname, callee));
 }
 
 /* A method (name, or NULL: any) of a class, or its construction (name is the class's own). */
 static PyObject *decide_class(Gates *g, PyTypeObject *type, PyObject *name, void *key, PyObject *callee) {
     PyObject *known = slot_find(g, type, key);
     if (LIKELY(known != NULL)) return known;
-    return slot_remember(g, (PyObject *)type, name, key, judge_ask(g, "owner", (PyObject *)type, name, callee));
+    return slot_remember(g, (PyObject *)type, 0, name, key, judge_ask(g, "owner", (PyObject *)type, name, callee));
 }
 
 static PyObject *decide_object(Gates *g, PyObject *callee) {
     PyObject *known = slot_find(g, callee, NULL);
     if (known) return known;
-    return slot_remember(g, callee, NULL, NULL, judge_ask(g, "thing", callee, NULL, callee));
+    return slot_remember(g, callee, 0, NULL, NULL, judge_ask(g, "thing", callee, NULL, callee));
+}
+
+/* An object that is called, or whose builtin method (key) is; what else its class answers is the answer. */
+static PyObject *decide_kept(Gates *g, PyObject *decision, PyObject *object, void *key, PyObject *callee) {
+    if (LIKELY(decision != KEPT)) return decision;
+    PyObject *known = slot_find(g, object, key);
+    if (known) return known;
+    return slot_remember(g, object, 1, NULL, key, judge_ask(g, "thing", callee, NULL, callee));
 }
 
 static PyObject *decide_python_function(Gates *g, PyFunctionObject *f) {
@@ -744,7 +753,7 @@ static PyObject *decide_bound(Gates *g, PyMethodObject *m) {
     PyFunctionObject *f = (PyFunctionObject *)function;
     PyTypeObject *type = PyType_Check(m->im_self) ? (PyTypeObject *)m->im_self : Py_TYPE(m->im_self);
     PyObject *decision = decide_class(g, type, f->func_name, f->func_name, function);
-    return decision == Py_None || decision == PER_OBJECT ? decide_python_function(g, f) : decision;
+    return decision == Py_None || decision == PER_OBJECT || decision == KEPT ? decide_python_function(g, f) : decision;
 }
 
 static PyObject *decide_builtin(Gates *g, PyCFunctionObject *f) {
@@ -757,7 +766,7 @@ static PyObject *decide_builtin(Gates *g, PyCFunctionObject *f) {
         return rule ? rule : Py_None;
     }
     PyTypeObject *type = PyType_Check(self) ? (PyTypeObject *)self : Py_TYPE(self);
-    return decide_class(g, type, NULL, f->m_ml, (PyObject *)f);
+    return decide_kept(g, decide_class(g, type, NULL, f->m_ml, (PyObject *)f), self, f->m_ml, (PyObject *)f);
 }
 
 /* Borrowed: an API name, a rule (int) for what consumes iterables, or None. */
@@ -766,12 +775,7 @@ static PyObject *decide(Gates *g, PyObject *f) {
     if (type == &PyFunction_Type) return decide_python_function(g, (PyFunctionObject *)f);
     if (type == &PyMethod_Type) return decide_bound(g, (PyMethodObject *)f);
     if (PyCFunction_Check(f)) return decide_builtin(g, (PyCFunctionObject *)f);
-    if (PyType_Check(f)) {
-        PyObject *decision = decide_class(g, (PyTypeObject *)f, NULL, NULL, f);
-        if (decision != Py_None || ((PyTypeObject *)f)->tp_flags & Py_TPFLAGS_HEAPTYPE) return decision;
-        PyObject *rule = PyDict_GetItemWithError(g->special, f);
-        return rule ? rule : Py_None;
-    }
+    if (PyType_Check(f)) return decide_class(g, (PyTypeObject *)f, NULL, NULL, f);
     if (type == &PyMethodDescr_Type || type == &PyWrapperDescr_Type || type == &PyClassMethodDescr_Type)
         return decide_class(g, PyDescr_TYPE(f), PyDescr_NAME(f), PyDescr_NAME(f), f);
     if ((PyObject *)type == partial_type) {
@@ -784,7 +788,7 @@ static PyObject *decide(Gates *g, PyObject *f) {
         return decide(g, inner);
     }
     PyObject *decision = decide_class(g, type, names[N_CALL], names[N_CALL], f);
-    return decision == PER_OBJECT ? decide_object(g, f) : decision;
+    return decision == PER_OBJECT ? decide_object(g, f) : decide_kept(g, decision, f, NULL, f);
 }
 
 /* ---------------------------------------------------------------- gates: sites and spans */
@@ -830,6 +834,26 @@ static void describe(Wrap *self, PyObject *const *args, size_t nargsf, PyObject 
     Py_DECREF(tuple);
 }
 
+static void describe_call(Wrap *self, PyObject *args, PyObject *keywords) {
+    PyObject *values = keywords ? PyDict_Values(keywords) : PyList_New(0), *names = keywords ? PyDict_Keys(keywords) : NULL;
+    PyObject *tuple = names ? PyList_AsTuple(names) : NULL, *all = values ? PySequence_List(args) : NULL;
+    if (all && PyList_SetSlice(all, PyList_GET_SIZE(all), PyList_GET_SIZE(all), values) == 0 && (tuple || !keywords)) {
+        Py_ssize_t positional = PyTuple_GET_SIZE(args);
+        describe(self, ((PyListObject *)all)->ob_item, positional, tuple);
+    }
+    if (PyErr_Occurred()) PyErr_Clear();
+    Py_XDECREF(values);
+    Py_XDECREF(names);
+    Py_XDECREF(tuple);
+    Py_XDECREF(all);
+}
+
+static int wrap_gone(Wrap *self) {
+    if (self->inner) return 0;
+    PyErr_SetString(PyExc_RuntimeError, "the metered object was collected");
+    return 1;
+}
+
 static inline Lane *begin(Wrap *self) {
     Lane *l = lane_of(self->gate->gates->lanes);
     lane_enter(l, self->entry->site);
@@ -851,7 +875,8 @@ static PyObject *wrap_call(Gate *gate, PyObject *f, Entry *entry, long rule) {
         _Py_NewReference((PyObject *)w);
     } else if (!(w = PyObject_New(Wrap, entry ? &MeteredType : &ConsumerType)))
         return NULL;
-    w->vectorcall = entry ? metered_vectorcall : consumer_vectorcall;
+    /* What takes a tuple and a dictionary is given those that Python made, not others like them. */
+    w->vectorcall = !PyVectorcall_Function(f) ? NULL : entry ? metered_vectorcall : consumer_vectorcall;
     w->inner = Py_NewRef(f);
     w->gate = (Gate *)Py_NewRef(gate);
     w->entry = entry;
@@ -878,6 +903,22 @@ static PyObject *metered_vectorcall(PyObject *me, PyObject *const *args, size_t 
     lane_exit(l);
     return result;
 }
+
+static PyObject *metered_call(Wrap *self, PyObject *args, PyObject *keywords) {
+    if (UNLIKELY(++self->entry->count >= self->entry->next)) describe_call(self, args, keywords);
+    Lane *l = begin(self);
+    PyObject *result = PyObject_Call(self->inner, args, keywords);
+    lane_exit(l);
+    return result;
+}
+
+/* What Python asks of a callee (its name, for a message about its arguments) is the callee's own. */
+static PyObject *inner_attribute(Wrap *self, PyObject *name) {
+    if (wrap_gone(self)) return NULL;
+    return PyObject_GetAttr(self->inner, name);
+}
+
+static PyObject *inner_str(Wrap *self) { return wrap_gone(self) ? NULL : PyObject_Str(self->inner); }
 
 static PyObject *wrap_new(PyTypeObject *type, Gate *gate, PyObject *inner, Entry *entry) {
     Wrap *w = PyObject_GC_New(Wrap, type);
@@ -910,15 +951,19 @@ static void wrap_dealloc(Wrap *self) {
     PyObject_GC_Del(self);
 }
 
-static int wrap_gone(Wrap *self) {
-    if (self->inner) return 0;
-    PyErr_SetString(PyExc_RuntimeError, "the metered object was collected");
-    return 1;
-}
-
 static PyObject *itself(PyObject *self) { return Py_NewRef(self); }
 
 /* --- iteration: a span for the making of the iterator, and one for each next. */
+
+/* What it is asked to send, to throw, or to copy, is asked of the iterator itself. */
+static PyObject *iterator_reduce(Wrap *self, PyObject *Py_UNUSED(none)) {
+    return wrap_gone(self) ? NULL : PyObject_CallMethod(self->inner, "__reduce__", NULL);
+}
+
+static PyMethodDef iterator_methods[] = {
+    {"__reduce__", (PyCFunction)iterator_reduce, METH_NOARGS, "A copy is one of the iterator itself."},
+    {NULL},
+};
 
 static PyObject *iterator_next(Wrap *self) {
     if (wrap_gone(self)) return NULL;
@@ -928,15 +973,34 @@ static PyObject *iterator_next(Wrap *self) {
     return item;
 }
 
-static PyObject *iterate(Gate *gate, PyObject *iterable, Entry *entry) {
-    Wrap probe = {.gate = gate, .entry = entry};
-    Lane *l = begin(&probe);
-    PyObject *inner = PyObject_GetIter(iterable);
+static PyObject *iterable_iter(Wrap *self) {
+    if (wrap_gone(self)) return NULL;
+    Lane *l = begin(self);
+    PyObject *inner = PyObject_GetIter(self->inner);
     lane_exit(l);
     if (!inner) return NULL;
-    PyObject *made = wrap_new(&IteratorType, gate, inner, entry);
+    PyObject *made = wrap_new(&IteratorType, self->gate, inner, self->entry);
     Py_DECREF(inner);
     return made;
+}
+
+/* `list(x)` and `[*x]` ask how long x is, and so they do here. */
+static PyObject *iterable_length_hint(Wrap *self, PyObject *Py_UNUSED(none)) {
+    if (wrap_gone(self)) return NULL;
+    Py_ssize_t hint = PyObject_LengthHint(self->inner, -1);
+    if (hint >= 0) return PyLong_FromSsize_t(hint);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_NotImplemented);
+}
+
+static PyMethodDef iterable_methods[] = {
+    {"__length_hint__", (PyCFunction)iterable_length_hint, METH_NOARGS, "How many items there may be."},
+    {NULL},
+};
+
+/* Something that iterates, metered, once it is asked to: `f(*x, k=g())` calls g before it iterates x. Sets
+   are left to Python, which looks into them. */
+static PyObject *iterate(Gate *gate, PyObject *iterable, Entry *entry) {
+    return PyAnySet_Check(iterable) ? Py_NewRef(iterable) : wrap_new(&IterableType, gate, iterable, entry);
 }
 
 /* --- awaiting: a span for each step. */
@@ -1190,15 +1254,13 @@ static int iterable(PyObject *object) { return Py_TYPE(object)->tp_iter || PySeq
 #define RULE_STEP (1L << 10)
 #define RULE_READER (1L << 11) /* reads the bytecode of the functions it is given: give it what they wrote */
 
-static PyObject *consumer_read(Wrap *self, PyObject *const *args, size_t nargsf, PyObject *keywords) {
-    Py_ssize_t all = PyVectorcall_NARGS(nargsf) + (keywords ? PyTuple_GET_SIZE(keywords) : 0);
-    for (Py_ssize_t i = 0; i < all; i++) {
+static void restore(Wrap *self, PyObject *const *args, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++) {
         if (!PyFunction_Check(args[i])) continue;
         PyObject *done = PyObject_CallMethod(self->gate->gates->judge, "restore", "O", args[i]);
         if (!done) PyErr_WriteUnraisable((PyObject *)self->gate);
         Py_XDECREF(done);
     }
-    return PyObject_Vectorcall(self->inner, args, nargsf, keywords);
 }
 
 static PyObject *consumer_step(Wrap *self, PyObject *const *args, size_t nargsf, PyObject *keywords) {
@@ -1213,28 +1275,54 @@ static PyObject *consumer_step(Wrap *self, PyObject *const *args, size_t nargsf,
     return result;
 }
 
+/* The argument, metered if the rule says that it is iterated over and it is a library's; new reference. */
+static PyObject *consumed(Wrap *self, PyObject *arg, Py_ssize_t index, Py_ssize_t positional) {
+    int alone = !(self->rule & RULE_ALONE) || positional == 1;
+    int iterated = self->rule & RULE_ALL || (index < 8 && self->rule & (1L << index));
+    if (!alone || !iterated || !iterable(arg)) return Py_NewRef(arg);
+    Entry *entry = entry_of(self->gate, decide_use(self->gate->gates, arg, names[N_ITER]));
+    return entry ? iterate(self->gate, arg, entry) : Py_NewRef(arg);
+}
+
 static PyObject *consumer_vectorcall(PyObject *me, PyObject *const *args, size_t nargsf, PyObject *keywords) {
     Wrap *self = (Wrap *)me;
     if (self->rule & RULE_STEP) return consumer_step(self, args, nargsf, keywords);
-    if (self->rule & RULE_READER) return consumer_read(self, args, nargsf, keywords);
-    Py_ssize_t positional = PyVectorcall_NARGS(nargsf), named = keywords ? PyTuple_GET_SIZE(keywords) : 0;
-    PyObject *copy[8], *made[8];
-    if (positional + named > 8 || (self->rule & RULE_ALONE && positional != 1))
-        return PyObject_Vectorcall(self->inner, args, nargsf, keywords);
-    int count = 0;
-    PyObject *result = NULL;
-    for (Py_ssize_t i = 0; i < positional + named; i++) {
-        copy[i] = args[i];
-        if (i >= positional || !(self->rule & RULE_ALL || self->rule & (1L << i)) || !iterable(args[i])) continue;
-        Entry *entry = entry_of(self->gate, decide_use(self->gate->gates, args[i], names[N_ITER]));
-        if (!entry) continue;
-        copy[i] = made[count] = iterate(self->gate, args[i], entry);
-        if (!copy[i]) goto done;
-        count++;
-    }
+    Py_ssize_t positional = PyVectorcall_NARGS(nargsf), named = keywords ? PyTuple_GET_SIZE(keywords) : 0, count = 0;
+    if (self->rule & RULE_READER) restore(self, args, positional + named);
+    PyObject *copy[8], *result = NULL;
+    if (self->rule & RULE_READER || positional + named > 8) return PyObject_Vectorcall(self->inner, args, nargsf, keywords);
+    for (; count < positional; count++)
+        if (!(copy[count] = consumed(self, args[count], count, positional))) goto done;
+    for (Py_ssize_t i = positional; i < positional + named; i++) copy[i] = args[i];
     result = PyObject_Vectorcall(self->inner, copy, positional, keywords);
 done:
-    while (count) Py_DECREF(made[--count]);
+    while (count) Py_DECREF(copy[--count]);
+    return result;
+}
+
+static void restore_all(Wrap *self, PyObject *args, PyObject *keywords) {
+    restore(self, ((PyTupleObject *)args)->ob_item, PyTuple_GET_SIZE(args));
+    PyObject *values = keywords ? PyDict_Values(keywords) : NULL;
+    if (values) restore(self, ((PyListObject *)values)->ob_item, PyList_GET_SIZE(values));
+    Py_XDECREF(values);
+}
+
+static PyObject *consumer_call(Wrap *self, PyObject *args, PyObject *keywords) {
+    if (self->rule & RULE_READER) {
+        restore_all(self, args, keywords);
+        return PyObject_Call(self->inner, args, keywords);
+    }
+    Py_ssize_t positional = PyTuple_GET_SIZE(args);
+    PyObject *copy = PyTuple_New(positional);
+    for (Py_ssize_t i = 0; copy && i < positional; i++) {
+        PyObject *each = consumed(self, PyTuple_GET_ITEM(args, i), i, positional);
+        if (each)
+            PyTuple_SET_ITEM(copy, i, each);
+        else
+            Py_CLEAR(copy);
+    }
+    PyObject *result = copy ? PyObject_Call(self->inner, copy, keywords) : NULL;
+    Py_XDECREF(copy);
     return result;
 }
 
@@ -1273,8 +1361,8 @@ static PyObject *gate_use(Gate *self, PyObject *object) {
         PyAsyncMethods *async = Py_TYPE(object)->tp_as_async;
         return PyCoro_CheckExact(object) || (async && async->am_await) ? steps_of(self, object, entry) : Py_NewRef(object);
     }
-    if (kind == YIELD_FROM) /* Other iterators lack throw: they are driven as they are. */
-        return PyGen_CheckExact(object) ? steps_of(self, object, entry) : Py_NewRef(object);
+    if (kind == YIELD_FROM && PyGen_CheckExact(object)) return steps_of(self, object, entry);
+    if (kind == YIELD_FROM) return iterable(object) ? iterate(self, object, entry) : Py_NewRef(object);
     const char *method = kind == ASYNC_WITH ? "__aexit__" : "__exit__";
     return PyObject_HasAttrString((PyObject *)Py_TYPE(object), method) ? wrap_new(&ManagerType, self, object, entry)
                                                                        : Py_NewRef(object);
@@ -1433,17 +1521,26 @@ static PyTypeObject GateType = {
 };
 
 #define CALL_COMMON .tp_basicsize = sizeof(Wrap), .tp_vectorcall_offset = offsetof(Wrap, vectorcall), \
-    .tp_call = PyVectorcall_Call, .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, \
+    .tp_getattro = (getattrofunc)inner_attribute, .tp_str = (reprfunc)inner_str, .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL, \
     .tp_dealloc = (destructor)call_dealloc
 
-static PyTypeObject MeteredType = {PyVarObject_HEAD_INIT(NULL, 0).tp_name = "joulemeter._recorder.Metered", CALL_COMMON};
-static PyTypeObject ConsumerType = {PyVarObject_HEAD_INIT(NULL, 0).tp_name = "joulemeter._recorder.Consumer", CALL_COMMON};
+static PyTypeObject MeteredType = {PyVarObject_HEAD_INIT(NULL, 0).tp_name = "joulemeter._recorder.Metered", .tp_call = (ternaryfunc)metered_call, CALL_COMMON};
+static PyTypeObject ConsumerType = {PyVarObject_HEAD_INIT(NULL, 0).tp_name = "joulemeter._recorder.Consumer", .tp_call = (ternaryfunc)consumer_call, CALL_COMMON};
+
+static PyTypeObject IterableType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "joulemeter._recorder.Iterable",
+    WRAP_COMMON,
+    .tp_iter = (getiterfunc)iterable_iter,
+    .tp_methods = iterable_methods,
+};
 
 static PyTypeObject IteratorType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "joulemeter._recorder.Iterator",
     WRAP_COMMON,
+    .tp_getattro = (getattrofunc)inner_attribute,
     .tp_iter = itself,
     .tp_iternext = (iternextfunc)iterator_next,
+    .tp_methods = iterator_methods,
 };
 
 static PyTypeObject StepsType = {
@@ -1536,10 +1633,11 @@ static int module_exec(PyObject *module) {
         if (!names[i] && !(names[i] = PyUnicode_InternFromString(texts[i]))) return -1;
     name_dunder = PyUnicode_InternFromString("__name__");
     PER_OBJECT = Py_NewRef(Py_True);
+    KEPT = Py_NewRef(Py_False);
     partial_type = imported("functools", "partial");
     generator_manager_type = imported("contextlib", "_GeneratorContextManager");
     PyTypeObject *types[] = {&HolderType, &LanesType, &GatesType, &GateType, &MeteredType, &ConsumerType,
-                             &IteratorType, &StepsType, &AsyncIteratorType, &ManagerType};
+                             &IterableType, &IteratorType, &StepsType, &AsyncIteratorType, &ManagerType};
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         if (PyType_Ready(types[i]) < 0) return -1;
     if (!name_dunder || !partial_type || !generator_manager_type) return -1;

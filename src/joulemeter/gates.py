@@ -41,6 +41,7 @@ class Gates:
         self.functions: dict[tuple[str, str], Any] = {}
         self.classes: weakref.WeakKeyDictionary[type, dict[Any, Any]] = weakref.WeakKeyDictionary()
         self.objects: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self.kept: dict[Any, Any] = {}
 
     def decide(self, callee: Any) -> Any:  # noqa: PLR0911 - one line for each kind of callable
         """The API name of a callee; a rule (int) for a builtin that iterates; None: not metered."""
@@ -52,16 +53,13 @@ class Gates:
         if kind is types.BuiltinFunctionType or kind is types.MethodWrapperType:
             return self._builtin(callee)
         if isinstance(callee, type):
-            decision = self._class(callee, None, callee, callee)
-            return (
-                self.special.get(callee) if decision is None and callee.__module__ == "builtins" else decision
-            )
+            return self._class(callee, None, callee, callee)
         if kind in DESCRIPTORS:
             return self._class(callee.__objclass__, callee.__name__, callee.__name__, callee)
         if kind is functools.partial:
             return self.decide(callee.func)
         decision = self._class(kind, "__call__", "__call__", callee)
-        return self._object(callee) if decision is True else decision
+        return self._object(callee) if decision is True else self._kept(decision, callee, callee)
 
     def use(self, thing: Any, method: str) -> Any:
         """The API name of what is iterated, awaited or entered; None: not metered."""
@@ -102,7 +100,7 @@ class Gates:
             return self.decide(function)
         owner = callee.__self__ if isinstance(callee.__self__, type) else type(callee.__self__)
         decision = self._class(owner, function.__name__, function.__name__, function)
-        return self._function(function) if decision is None or decision is True else decision
+        return self._function(function) if decision is None or isinstance(decision, bool) else decision
 
     def _builtin(self, callee: Any) -> Any:
         module, bound = getattr(callee, "__module__", None), callee.__self__
@@ -111,7 +109,8 @@ class Gates:
         if bound is None or isinstance(bound, types.ModuleType):
             return self.special.get(callee)
         kind = bound if isinstance(bound, type) else type(bound)
-        return self._class(kind, None, ("builtin", callee.__name__), callee)
+        decision = self._class(kind, None, ("builtin", callee.__name__), callee)
+        return self._kept(decision, (bound, callee.__name__), callee)
 
     def _class(self, kind: type, method: str | None, key: Any, callee: Any) -> Any:
         known = self.classes.setdefault(kind, {})
@@ -120,6 +119,13 @@ class Gates:
         if key not in known:
             known[key] = self.judge.owner(kind, method, callee)
         return known[key]
+
+    def _kept(self, decision: Any, key: Any, callee: Any) -> Any:
+        if decision is not False:
+            return decision
+        if key not in self.kept:
+            self.kept[key] = self.judge.thing(callee, None, callee)
+        return self.kept[key]
 
     def _object(self, callee: Any) -> Any:
         try:
@@ -179,10 +185,10 @@ class Gate:
         if decision is None:
             return callee
         if decision is ...:
-            return functools.partial(self._read, callee)
+            return Metered(callee, functools.partial(self._read, callee))
         if isinstance(decision, int):
-            return functools.partial(self._consume, callee, decision)
-        return functools.partial(self._run, callee, self.entry(decision))
+            return Metered(callee, functools.partial(self._consume, callee, decision))
+        return Metered(callee, functools.partial(self._run, callee, self.entry(decision)))
 
     def entry(self, name: str) -> Entry:
         known = self._entries.get(name)
@@ -236,7 +242,7 @@ class Gate:
             if (rule & ALL or rule & 1 << index) and iterable(each):
                 decision = self._gates.use(each, "__iter__")
                 if decision is not None:
-                    wrapped[index] = Iterator(self, each, self.entry(decision))
+                    wrapped[index] = iterate(self, each, self.entry(decision))
         return callee(*wrapped, **named)
 
     def _multiply(self, a: Any, b: Any) -> Any:
@@ -253,18 +259,58 @@ def iterable(thing: Any) -> bool:
     return hasattr(type(thing), "__iter__") or hasattr(type(thing), "__getitem__")
 
 
-class Iterator:
-    """An iteration: a span for the making of the iterator, and one for each next."""
+class Metered:
+    """A callee that runs in a span. What Python asks of it (its name, for a message) is the callee's own."""
+
+    def __init__(self, inner: Any, run: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_metered", (inner, run))
+
+    def __call__(self, /, *arguments: Any, **named: Any) -> Any:
+        return object.__getattribute__(self, "_metered")[1](*arguments, **named)
+
+    def __getattribute__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_metered")[0], name)
+
+    def __str__(self) -> str:
+        return str(object.__getattribute__(self, "_metered")[0])
+
+
+def iterate(gate: Gate, thing: Any, entry: Entry) -> Any:
+    """Something that iterates, metered, once it is asked to; sets are left to Python, which looks inside."""
+    return thing if isinstance(thing, set | frozenset) else Iterable(gate, thing, entry)
+
+
+class Iterable:
+    """What will be iterated: a span for the making of the iterator."""
 
     def __init__(self, gate: Gate, thing: Any, entry: Entry) -> None:
-        self._gate, self._entry = gate, entry
-        self._inner = gate.within(entry, iter, thing)
+        self._gate, self._inner, self._entry = gate, thing, entry
+
+    def __iter__(self) -> Iterator:
+        return Iterator(self._gate, self._gate.within(self._entry, iter, self._inner), self._entry)
+
+    def __length_hint__(self) -> int:
+        hint = operator.length_hint(self._inner, -1)
+        return NotImplemented if hint < 0 else hint
+
+
+class Iterator:
+    """An iteration: a span for each next. To send or to throw is asked of the iterator itself."""
+
+    def __init__(self, gate: Gate, inner: Any, entry: Entry) -> None:
+        self._gate, self._inner, self._entry = gate, inner, entry
 
     def __iter__(self) -> Iterator:
         return self
 
     def __next__(self) -> Any:
         return self._gate.within(self._entry, next, self._inner)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "_inner"), name)
+
+    def __reduce__(self) -> Any:
+        return self._inner.__reduce__()
 
 
 class Steps:
@@ -353,19 +399,26 @@ def _manage(gate: Gate, thing: Any, entry: Entry) -> Any:
     return Manager(gate, thing, entry) if hasattr(type(thing), name) else thing
 
 
-def _drive(gate: Gate, thing: Any, entry: Entry) -> Any:
-    drivable = isinstance(thing, types.GeneratorType if gate.kind == YIELD_FROM else types.CoroutineType)
-    drivable = drivable or (gate.kind == AWAIT and hasattr(type(thing), "__await__"))
+def _wait(gate: Gate, thing: Any, entry: Entry) -> Any:
+    drivable = isinstance(thing, types.CoroutineType) or hasattr(type(thing), "__await__")
     return Steps(gate, thing, entry) if drivable else thing
 
 
+def _iterate(gate: Gate, thing: Any, entry: Entry) -> Any:
+    return iterate(gate, thing, entry) if iterable(thing) else thing
+
+
+def _delegate(gate: Gate, thing: Any, entry: Entry) -> Any:
+    return Steps(gate, thing, entry) if type(thing) is types.GeneratorType else _iterate(gate, thing, entry)
+
+
 USES: dict[int, Callable[[Gate, Any, Entry], Any]] = {
-    ITER: lambda gate, thing, entry: Iterator(gate, thing, entry) if iterable(thing) else thing,
+    ITER: _iterate,
     AITER: lambda gate, thing, entry: (
         AsyncIterator(gate, thing, entry) if hasattr(type(thing), "__aiter__") else thing
     ),
-    AWAIT: _drive,
-    YIELD_FROM: _drive,
+    AWAIT: _wait,
+    YIELD_FROM: _delegate,
     WITH: _manage,
     WITH_CALLS: _manage,
     ASYNC_WITH: _manage,

@@ -169,6 +169,17 @@ class Compiler:
 
             sys.meta_path.insert(0, Finder(self._sources, (folder,), (*names, *self._plan.rewrite)))
 
+    def tell_unknown(self) -> None:
+        """Says which of the APIs asked for are nowhere in their libraries, now that these are loaded."""
+        from joulemeter.frameworks.calls import unknown
+
+        for api in self._plan.apis if self._judge is not None else ():
+            found = unknown(api)
+            if found is not None:
+                owner, part, near = found
+                remedy = "".join(f". Try: {api.replace(part, each, 1)}" for each in near[:1])
+                say(f"joulemeter: the API '{api}' was not metered: there is no '{part}' in {owner}{remedy}")
+
     def flush(self) -> None:
         """Writes what was seen of arguments."""
         if self._judge is not None:
@@ -182,6 +193,7 @@ def say(line: str) -> None:
 def launch(plan: Plan, recorder: Recorder) -> None:
     """Runs the program as ``__main__``; raises SystemExit, or KeyboardInterrupt to end by its signal."""
     compiler = begin(plan, recorder)
+    atexit.register(compiler.tell_unknown)
     try:
         program = prepare(plan, compiler)
     except UsageError as error:

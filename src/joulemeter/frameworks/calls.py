@@ -8,16 +8,20 @@ the source.
 
 from __future__ import annotations
 
-import builtins
+import collections
+import difflib
 import functools
+import itertools
+import math
 import sys
 import types
 from collections.abc import Iterable
+from importlib.machinery import PathFinder
 from typing import Any
 
 from joulemeter.frameworks import tracing
 from joulemeter.frameworks.describe import Seen
-from joulemeter.frameworks.libraries import ALSO, KNOWN, PUBLIC
+from joulemeter.frameworks.libraries import ALSO, KNOWN, PUBLIC, UFUNCS
 from joulemeter.span import SpanSink
 
 PER_OBJECT = True
@@ -25,19 +29,38 @@ PER_OBJECT = True
 READER = ...
 """An answer: it reads the bytecode of what it is given."""
 
+KEPT = False
+"""An answer: as PER_OBJECT, of objects that live as long as their library and take no weak reference."""
+
 ALL, ALONE, STEP = 1 << 8, 1 << 9, 1 << 10
 CONSUMERS: dict[Any, int] = {
-    **dict.fromkeys((enumerate, list, tuple, set, frozenset, sorted, any, all, sum), 1),
+    **dict.fromkeys((enumerate, list, tuple, set, frozenset, sorted, any, all, sum, math.fsum, math.prod), 1),
     **dict.fromkeys((min, max), 1 | ALONE),
     filter: 2,
-    map: ALL ^ 1,
+    map: sum(1 << index for index in range(1, 8)),
     zip: ALL,
     iter: STEP | 1,
     next: STEP,
+    functools.reduce: 2,
+    collections.deque: 1,
+    **dict.fromkeys((itertools.islice, itertools.cycle, itertools.tee, itertools.groupby), 1),
+    **dict.fromkeys((itertools.accumulate, itertools.pairwise, itertools.permutations), 1),
+    **dict.fromkeys((itertools.combinations, itertools.combinations_with_replacement), 1),
+    **dict.fromkeys((itertools.chain, itertools.zip_longest, itertools.product), ALL),
+    **dict.fromkeys((itertools.takewhile, itertools.dropwhile, itertools.filterfalse), 2),
+    itertools.starmap: 2,
+    itertools.compress: 1 | 2,
 }
-"""Builtins that iterate over an argument. Bit i: argument i; ALL, or ALL ^ 1 for all but the first;
-ALONE: only when it stands alone; STEP: the call itself is one step of the library's."""
-CONSUMERS[map] = sum(1 << index for index in range(1, 8))
+"""Builtins that iterate over an argument. Bit i: argument i; ALL: all of them; ALONE: only when it stands
+alone; STEP: the call itself is one step of the library's."""
+METHODS: dict[tuple[type, str], int] = {
+    (list, "extend"): 1,
+    (collections.deque, "extend"): 1,
+    (collections.deque, "extendleft"): 1,
+    (set, "update"): ALL,
+    (str, "join"): 1,
+}
+"""The same for methods of builtin objects, by class and name."""
 
 
 class Judge:
@@ -79,27 +102,34 @@ class Judge:
 
     def owner(self, kind: type, method: str | None, callee: Any) -> Any:
         """The API name of a method of ``kind``; with no name: of its construction, if ``callee`` is
-        ``kind``, else of the builtin method ``callee``."""
+        ``kind``, else of the builtin method ``callee``. For what iterates over an argument: its rule."""
         if method is None and callee is not kind:
-            return self._builtin_method(kind, callee)
+            return METHODS.get((kind, str(callee.__name__))) or self._builtin_method(kind, callee)
+        if method is None and kind in CONSUMERS:
+            return CONSUMERS[kind]
         for base in kind.__mro__:
             module = module_of(base)
             if not module or not self.module(module):
                 continue
             if tracing.is_reader_class(base) and method is None:
                 return READER
-            if self._reads(module):
-                continue
-            if method is not None and not offers(base, method):
-                continue
-            if method == "__call__" and tracing.traces(kind):
-                return PER_OBJECT
-            suffix = "" if method is None else f".{method}"
-            return self._if_metered(self._shown(kind, base) + suffix, module)
+            if not self._reads(module) and (method is None or offers(base, method, kind)):
+                return self._method(kind, base, module, method)
         return PER_OBJECT if method == "__call__" and answers_itself(kind) else None
+
+    def _method(self, kind: type, base: type, module: str, method: str | None) -> Any:
+        """The API name of a method that ``base`` offers to ``kind``, or whom to ask about it."""
+        if method == "__call__" and tracing.traces(kind):
+            return PER_OBJECT
+        if method == "__call__" and is_ufunc(kind):
+            return KEPT
+        suffix = "" if method is None else f".{method}"
+        return self._if_metered(self._shown(kind, base) + suffix, module)
 
     def thing(self, callee: Any, _none: None, _again: Any) -> str | None:
         """The API name of one object that is called: a traced function, or one that names its module."""
+        if is_ufunc(type(getattr(callee, "__self__", callee))):
+            return self._if_metered(ufunc_name(callee), "numpy")
         traced = tracing.traced_name(callee)
         if traced is not None:
             self._traced.add(traced)
@@ -113,13 +143,13 @@ class Judge:
         name = getattr(callee, "__qualname__", None) or getattr(callee, "__name__", type(callee).__name__)
         return self._if_metered(public_name(module, str(name), callee), module)
 
-    def _builtin_method(self, kind: type, callee: Any) -> str | None:
+    def _builtin_method(self, kind: type, callee: Any) -> Any:
         name = str(callee.__name__)
         base = next((base for base in kind.__mro__ if name in vars(base)), None)
         module = module_of(base) if base is not None else None
         if base is None or not module or not self.module(module) or self._reads(module):
             return None
-        return self._if_metered(f"{self._shown(kind, base)}.{name}", module)
+        return KEPT if is_ufunc(kind) else self._if_metered(f"{self._shown(kind, base)}.{name}", module)
 
     def _shown(self, kind: type, base: type) -> str:
         """The name of ``base``, or, where that is internal, of a class of ``kind``'s that users know: one
@@ -174,19 +204,59 @@ def covers(prefix: str, name: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
 
+def unknown(api: str) -> tuple[str, str, list[str]] | None:
+    """For a dotted prefix that leads nowhere in a library that is loaded: the name up to which it leads, the
+    part that is not there, and names that come near. Loads nothing; None where nothing can be said."""
+    owner, *parts = api.split(".")
+    found: Any = sys.modules.get(owner)
+    for part in parts:
+        if found is None:
+            return None
+        inside = sys.modules.get(
+            f"{owner}.{part}", vars(found).get(part) if hasattr(found, "__dict__") else None
+        )
+        path = getattr(found, "__path__", None)
+        if (
+            inside is None
+            and part not in dir(found)
+            and not (path and PathFinder.find_spec(f"{owner}.{part}", path))
+        ):
+            return owner, part, difflib.get_close_matches(part, dir(found))
+        owner, found = f"{owner}.{part}", inside
+    return None
+
+
 def module_of(kind: type) -> str | None:
     """The module that a class names, where it names one."""
     module = kind.__dict__.get("__module__") or getattr(kind, "__module__", None)
     return module if isinstance(module, str) else None
 
 
-def offers(base: type, method: str) -> bool:
-    """Whether a class itself defines a method; iteration may also be by index, and next goes with iter."""
+def offers(base: type, method: str, kind: type) -> bool:
+    """Whether a class of ``kind``'s itself defines a method; iteration may also be by index, where it is not
+    a builtin's own (``torch.Size`` is a tuple), and next goes with iter."""
     if method in base.__dict__:
         return True
-    return method in ("__iter__", "__next__") and (
-        "__getitem__" in base.__dict__ or "__iter__" in base.__dict__
-    )
+    if method not in ("__iter__", "__next__"):
+        return False
+    by_index = not isinstance(getattr(kind, "__iter__", None), types.WrapperDescriptorType)
+    return "__iter__" in base.__dict__ or (by_index and "__getitem__" in base.__dict__)
+
+
+def is_ufunc(kind: type) -> bool:
+    """Whether its instances are NumPy's functions of elements, which are told apart by their names alone."""
+    return kind.__name__ == "ufunc" and kind.__module__ == "numpy"
+
+
+def ufunc_name(callee: Any) -> str:
+    """``numpy.add`` for a ufunc, ``numpy.add.reduce`` for a method of it; what nobody exports (NumPy's own
+    ``frompyfunc``) is ``numpy.ufunc.__call__``."""
+    ufunc = getattr(callee, "__self__", None)
+    method = "" if ufunc is None else f".{callee.__name__}"
+    ufunc = callee if ufunc is None else ufunc
+    name = ufunc.__name__
+    home = next((each for each in UFUNCS if loaded(each).get(name) is ufunc), None)
+    return f"{home}.{name}{method}" if home else f"numpy.ufunc{method or '.__call__'}"
 
 
 def answers_itself(kind: type) -> bool:
@@ -264,6 +334,5 @@ def unwrapped(thing: Any) -> list[Any]:
 
 
 def special() -> dict[Any, int]:
-    """What consumes iterables, with its rule, for the engine."""
-    assert builtins.enumerate in CONSUMERS
-    return dict(CONSUMERS)
+    """The builtin functions that consume iterables, with their rules, for the engine."""
+    return {each: rule for each, rule in CONSUMERS.items() if not isinstance(each, type)}

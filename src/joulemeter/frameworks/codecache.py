@@ -22,7 +22,7 @@ import warnings
 from joulemeter.frameworks.rewrite import Compiled, Place
 from joulemeter.frameworks.rewrite import compiled as compile_rewritten
 
-VERSION = b"2"
+VERSION = b"3"
 """Raised whenever the rewriting changes."""
 MOST = 2048
 """Most entries kept; beyond, the oldest half is removed."""

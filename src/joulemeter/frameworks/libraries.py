@@ -112,3 +112,6 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     ),
 }
 """Where users know a thing from, when its own module is one that nobody imports."""
+
+UFUNCS = ("numpy", "scipy.special", "numpy.linalg._umath_linalg")
+"""Where NumPy's functions of elements are known from."""

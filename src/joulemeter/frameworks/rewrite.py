@@ -247,6 +247,25 @@ class Walk:
         self.stack.pop()
         return None
 
+    def unpack(self, node: ast.Starred, scope: Scope) -> Scope | None:
+        """``*x`` among arguments or items goes through a gate; ``*x`` among targets has none."""
+        if not isinstance(node.ctx, ast.Load) or isinstance(node.value, NEVER_CALLABLE):
+            return None
+        value = node.value
+        self.push(scope, value)
+        node.value = self.gate(ITER, value, scope, itself(value), value)
+        return DONE
+
+    def assign(self, node: ast.Assign, scope: Scope) -> Scope | None:
+        """``a, b = x`` iterates over x. In ``y = a, b = x`` the value itself is also kept: no gate then."""
+        value = node.value
+        unpacked = all(isinstance(target, ast.Tuple | ast.List) for target in node.targets)
+        if not unpacked or isinstance(value, NEVER_CALLABLE):
+            return None
+        self.push(scope, node.targets, value)
+        node.value = self.gate(ITER, value, scope, itself(value), value)
+        return DONE
+
     def enter(self, node: Any, scope: Scope) -> Scope:
         """Each manager of a ``with`` goes through a gate, which meters its entering and leaving."""
         asynchronous = isinstance(node, ast.AsyncWith)
@@ -368,6 +387,8 @@ HANDLERS: dict[type[ast.AST], Callable[[Walk, Any, Scope], Scope | None]] = {
     ast.Call: Walk.call,
     ast.BinOp: Walk.multiply,
     ast.AugAssign: Walk.multiply_in_place,
+    ast.Starred: Walk.unpack,
+    ast.Assign: Walk.assign,
     ast.For: Walk.iterate,
     ast.AsyncFor: Walk.iterate,
     ast.comprehension: Walk.iterate,

@@ -1,12 +1,14 @@
 """A source with its gates written out: the same text with ``__joulemeter__(…)`` around what is gated.
 
-Comments and line numbers stay. Before Python 3.12 the insides of f-strings have no place in the source:
-an f-string that calls is written as the sum of its formatted parts, on the lines it had.
+Comments and line numbers stay. Before Python 3.12 the insides of f-strings have no place in the source, and
+``{f(x)=}`` shows its own: such an f-string, if it calls, is written as the sum of its formatted parts, on the
+lines it had.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from typing import Any, NamedTuple
 
@@ -49,7 +51,7 @@ def written(source: str, filename: str = "<source>") -> str:
     """
     text = Text(source)
     tree = ast.parse(source, filename)
-    edits = [] if sys.version_info >= (3, 12) else cut_f_strings(text, tree)
+    edits = cut_f_strings(text, tree)
     made = rewrite(tree)
     for kind, where, _ in made.places:
         edits += edits_of(text, kind, where)
@@ -119,9 +121,10 @@ def around(start: int, end: int, name: str, bare: bool = False) -> list[Edit]:
 
 
 def cut_f_strings(text: Text, tree: ast.Module) -> list[Edit]:
-    """Takes the outermost f-strings that call out of ``tree``; the edits that write them otherwise."""
+    """Takes the outermost f-strings that call, and cannot be edited where they stand, out of ``tree``; the
+    edits that write them otherwise."""
     edits = []
-    cutter = Cutter()
+    cutter = Cutter(text)
     cutter.visit(tree)
     for node in cutter.cut:
         start, end = text.span(node)
@@ -133,18 +136,28 @@ def cut_f_strings(text: Text, tree: ast.Module) -> list[Edit]:
 class Cutter(ast.NodeTransformer):
     """Replaces f-strings that call by constants, and keeps them."""
 
-    def __init__(self) -> None:
+    def __init__(self, text: Text) -> None:
+        self.text = text
         self.cut: list[ast.JoinedStr] = []
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
-        """A constant, where the f-string calls."""
-        if not any(isinstance(each, GATED) for each in ast.walk(node)):
+        """A constant, where the f-string calls, and has no places inside or shows its own source."""
+        inside = list(ast.walk(node))
+        editable = sys.version_info >= (3, 12) and not any(map(self.shows_itself, inside))
+        if editable or not any(isinstance(each, GATED) for each in inside):
             return node
         self.cut.append(node)
         return ast.copy_location(ast.Constant(""), node)
 
+    def shows_itself(self, node: ast.AST) -> bool:
+        """Whether it is a field like ``{f(x)=}``, which shows the text of its expression."""
+        if not isinstance(node, ast.FormattedValue):
+            return False
+        return SHOWN.match(self.text.source, self.text.span(node.value)[1]) is not None
 
-GATED = (ast.Call, ast.MatMult, ast.Await, ast.YieldFrom, ast.comprehension)
+
+SHOWN = re.compile(r"[\s)]*=")
+GATED = (ast.Call, ast.MatMult, ast.Await, ast.YieldFrom, ast.comprehension, ast.Starred)
 
 
 def plain(node: ast.JoinedStr) -> str:
