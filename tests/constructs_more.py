@@ -3,6 +3,7 @@
 from constructs import CASES as FIRST
 from constructs import RUN
 from constructs_iterables import ITERABLES
+from constructs_modern import MODERN
 
 MORE: list[tuple[str, str, str]] = [
     ("callee is an index of a call", "print({'a': [f]}[f('a')][f(0)](f(7)))", "f f f f"),
@@ -151,4 +152,4 @@ MORE: list[tuple[str, str, str]] = [
     ("timer and event", "import threading\ne = threading.Event()\nt = threading.Timer(0, lambda: (f(1), e.set()))\nt.start(); e.wait(); t.join(); print('set')", "f"),
 ]
 
-CASES = [*FIRST, *MORE, *ITERABLES]
+CASES = [*FIRST, *MORE, *ITERABLES, *MODERN]
