@@ -1,5 +1,8 @@
 """scikit-learn's estimators as spans."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import sklearn.base
@@ -49,6 +52,23 @@ def test_an_estimator_defined_later_is_seen_under_its_own_name(sink: Sink) -> No
     Mean().fit(X, Y).score(X, Y)
     names = [name.rpartition(">.")[2] for name, _ in sink.spans]
     assert names == ["Mean.fit", "Mean.predict", "Mean.score"]
+
+
+def test_a_users_estimator_is_sent_to_workers_without_the_meter(sink: Sink) -> None:
+    cloudpickle = pytest.importorskip("cloudpickle")
+
+    class Mean(sklearn.base.RegressorMixin, sklearn.base.BaseEstimator):
+        def fit(self, x, y):
+            self.mean_ = y.mean()
+            return self
+
+    assert Mean().fit(X, Y).mean_ == 0.5
+    copied = cloudpickle.dumps(Mean())
+    assert b"Sink" not in copied
+    program = "import pickle, sys, numpy\nprint(pickle.load(sys.stdin.buffer).fit(None, numpy.arange(3)).mean_)"
+    program += "\nassert not any(name.startswith('joulemeter') for name in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], input=copied, capture_output=True, check=True)
+    assert done.stdout == b"1.0\n"
 
 
 def test_predictions_are_the_same_and_clones_work(sink: Sink) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -85,16 +86,21 @@ class Estimators:
                 self._undo.append(functools.partial(setattr, found, "fn", plain))
 
     def _timed(self, method: Callable[..., Any], name: str) -> Callable[..., Any]:
-        sites, site_of, enter, leave = self._sites, self._site, self._sink.enter, self._sink.exit
+        sites, site_of, sink = self._sites, self._site, self._sink
+
+        def enter(cls: type) -> None:
+            site = sites.get((cls, name))
+            sink.enter(site_of(cls, name) if site is None else site)
+
+        begin, end = OnlyHere(enter), OnlyHere(lambda _: sink.exit())
 
         @functools.wraps(method)
         def call(estimator: Any, /, *args: Any, **kwargs: Any) -> Any:
-            site = sites.get((type(estimator), name))
-            enter(site_of(type(estimator), name) if site is None else site)
+            begin(type(estimator))
             try:
                 return method(estimator, *args, **kwargs)
             finally:
-                leave()
+                end(None)
 
         call.__joulemeter__ = True  # type: ignore[attr-defined]
         return call
@@ -105,6 +111,24 @@ class Estimators:
         site = self._sink.site(".".join([*path, cls.__qualname__, method]), "module")
         self._sites[cls, method] = site
         return site
+
+
+class OnlyHere:
+    """A function of one argument that does nothing where it is copied to: a class of the user's is sent to
+    joblib's workers with its methods, and these with what they refer to."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+
+    def __call__(self, value: Any) -> None:
+        """Calls the function."""
+        self._function(value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A function of Python's own that hands its argument back."""
+        return functools.partial, (typing.cast, None)
 
 
 def _family(root: type) -> Iterator[type]:
