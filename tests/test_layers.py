@@ -45,6 +45,8 @@ SUMS = {
         "priors",
         "design",
         "ticks",
+        "slopes",
+        "ascent",
         "response",
         "noise",
         "posterior",

@@ -1,4 +1,4 @@
-"""How old what a counter shows is: ticks are followed, their pace is found, and a wrong guess does not stay."""
+"""How old what a counter shows is: its pace is found."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from joulemeter.design import Stretches
 from joulemeter.occupancy import occupy
-from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, bins_of, curve, follow, paced
+from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, curve, excerpt, likelihood, paced
 from simulated_machine import IDLE_W, MS, Machine, S, program
 
 WATTS = [15.0, 120.0, 45.0, 80.0, 30.0]
@@ -37,22 +37,6 @@ def _read(
     return steps, curve(occupancy, NONE, watts), t_ns - seen
 
 
-@pytest.mark.parametrize(
-    ("tick_ms", "period_ms", "better"), [(1.0, 10.0, 0.6), (5.0, 20.0, 0.4), (20.1, 20.0, 0.2)]
-)
-def test_ages_are_known_far_better_than_as_anything_up_to_a_tick(
-    tick_ms: float, period_ms: float, better: float
-) -> None:
-    steps, energy, true_ns = _read(program(2, WATTS, LENGTHS, seconds=8.0), tick_ms, period_ms)
-    ticks = Ticks(0.0, tick_ms * MS, 0.01)
-    ages = follow(steps, energy, ticks, bins_of(ticks))
-    busy = steps.variance > 0
-    error_ns = (ages.reading @ ages.ages_ns - true_ns)[1:][busy]
-    assert np.sqrt(np.mean(error_ns**2)) < better * tick_ms * MS / np.sqrt(12)
-    spread_ns = np.sqrt(ages.reading @ ages.ages_ns**2 - (ages.reading @ ages.ages_ns) ** 2)[1:][busy]
-    assert np.sqrt(np.mean(error_ns**2)) < 2 * np.sqrt(np.mean(spread_ns**2))
-
-
 @pytest.mark.parametrize(("tick_ms", "period_ms"), [(0.98, 10.0), (5.0, 20.0), (20.6, 20.0)])
 def test_the_pace_of_a_counter_is_found(tick_ms: float, period_ms: float) -> None:
     steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), tick_ms, period_ms)
@@ -68,9 +52,17 @@ def test_a_counter_that_is_fresh_when_asked_is_said_to_be() -> None:
     )
 
 
-def test_readings_apart_by_a_hole_are_not_followed_across_it() -> None:
-    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=4.0), 5.0, 20.0)
-    steps.known[100] = False
-    ages = follow(steps, energy, Ticks(0.0, 5.0 * MS, 0.01), 20)
-    assert np.isfinite(ages.score)
-    assert ages.reading.sum(axis=1) == pytest.approx(1.0)
+def test_of_many_steps_some_stretches_stand_for_all_and_what_joins_them_is_unknown() -> None:
+    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 1.0, 10.0)
+    some = excerpt(steps, 300)
+    assert len(some.t_ns) == 300
+    assert (~some.known).sum() == 9
+    np.testing.assert_array_equal(some.joules[:29], steps.joules[:29])
+    assert excerpt(steps, 10_000) is steps
+    assert np.isfinite(likelihood(some, energy, Ticks(0.0, 1.0 * MS, 0.01)))
+
+
+def test_the_true_pace_is_likelier_than_another() -> None:
+    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 5.0, 20.0)
+    right, wrong = Ticks(0.0, 5.0 * MS, 0.01), Ticks(0.0, ASKED_NS, 0.01)
+    assert likelihood(steps, energy, right) > likelihood(steps, energy, wrong) + 50

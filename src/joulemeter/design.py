@@ -52,29 +52,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """Where rows may begin and end: moments int64 (m, b), and how likely each is (m, b).
-
-    ``doubt_s`` (m,) is how far each row's end may lie from its mean.
-    """
+    """Where rows may begin and end: moments int64 (m, b), each as likely as another."""
 
     start_ns: Ints
-    start_share: Floats
     end_ns: Ints
-    end_share: Floats
-    doubt_s: Floats
-    own: bool = True
-    """Whether a row's own joules had a say in where its edges lie."""
-
-    def take(self, first: Any, last: Any) -> Edges:
-        """Rows that begin as the ``first`` of these and end as the ``last`` of them."""
-        return Edges(
-            self.start_ns[first],
-            self.start_share[first],
-            self.end_ns[last],
-            self.end_share[last],
-            self.doubt_s[last],
-            self.own,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +66,7 @@ class Windows:
     ``linked`` bool (m,): the row begins with the reading that the row before it ended with, so that an
     error of that reading's stamp moves energy from one to the other. ``quantum_j`` is the meter's step,
     ``stale`` the fraction of readings that repeated the one before while energy was being spent, and
-    ``smear_ns`` the stretch of time, centred on an edge, in which the edge truly lies; ``edges`` says more of
-    it where a counter's ticks were followed.
+    ``smear_ns`` the stretch of time, centred on an edge, in which the edge truly lies.
     """
 
     start_ns: Ints
@@ -96,7 +76,6 @@ class Windows:
     quantum_j: float
     stale: float = 0.0
     smear_ns: int = 0
-    edges: Edges | None = None
 
     def __len__(self) -> int:
         return len(self.energy_j)
@@ -105,14 +84,6 @@ class Windows:
     def length_s(self) -> Floats:
         """Each window's seconds (m,)."""
         return np.asarray((self.end_ns - self.start_ns) / 1e9)
-
-    @property
-    def doubt(self) -> Floats:
-        """How doubtful each row's end is, beside the usual row (m,)."""
-        if self.edges is None:
-            return np.ones(len(self))
-        usual = float(np.median(self.edges.doubt_s)) if len(self) else 0.0
-        return np.asarray(np.maximum(self.edges.doubt_s, 0.3 * usual) / max(usual, 1e-9))
 
     @property
     def overlapping(self) -> bool:
@@ -131,7 +102,6 @@ class Windows:
             self.quantum_j,
             self.stale,
             self.smear_ns,
-            None if self.edges is None else self.edges.take(rows, rows),
         )
 
 
@@ -247,7 +217,6 @@ def coarser(rows: Windows, every: int) -> Windows:
         end_ns=rows.end_ns[last],
         energy_j=np.add.reduceat(rows.energy_j, first),
         linked=rows.linked[first],
-        edges=None if rows.edges is None else rows.edges.take(first, last),
     )
 
 
@@ -315,7 +284,7 @@ def design(
     Where edges lie anywhere in a stretch, a row holds the mean of what it may hold: sharp edges would make
     neighbours look alike (errors in variables; Carroll et al. 2006, *Measurement Error in Nonlinear Models*).
     """
-    blurred = rows.edges or _smeared(rows)
+    blurred = _smeared(rows)
     marks = (
         [rows.start_ns, rows.end_ns]
         if blurred is None
@@ -393,9 +362,7 @@ def _smeared(rows: Windows) -> Edges | None:
     offsets = np.array(smeared_ns(rows.smear_ns))
     if len(offsets) == 1 or rows.overlapping:
         return None
-    share = np.full((len(rows), len(offsets)), 1 / len(offsets))
-    doubt = np.full(len(rows), rows.smear_ns / 1e9 / np.sqrt(12))
-    return Edges(rows.start_ns[:, None] + offsets, share, rows.end_ns[:, None] + offsets, share, doubt)
+    return Edges(rows.start_ns[:, None] + offsets, rows.end_ns[:, None] + offsets)
 
 
 def _between_blurred(edges: Ints, fine: sparse.csr_matrix, blurred: Edges) -> sparse.csr_matrix:
@@ -408,8 +375,7 @@ def _between_blurred(edges: Ints, fine: sparse.csr_matrix, blurred: Edges) -> sp
         upto = np.concatenate([np.zeros((1, fine.shape[1])), upto])
         seconds = np.zeros((part.stop - part.start, fine.shape[1]))
         for b in range(low.shape[1]):
-            seconds += blurred.end_share[part, b, None] * upto[high[part, b] - first]
-            seconds -= blurred.start_share[part, b, None] * upto[low[part, b] - first]
+            seconds += (upto[high[part, b] - first] - upto[low[part, b] - first]) / low.shape[1]
         # What is left of differences of sums is rounding.
         made.append(sparse.csr_matrix(np.where(seconds > 1e-11, seconds, 0.0)))
     return sparse.vstack(made, format="csr") if made else sparse.csr_matrix((0, fine.shape[1]))

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse, special
 
 from joulemeter import priors
+from joulemeter.ascent import Matter, Start, climbed
 from joulemeter.columns import Columns, call_seconds, columns, own_seconds, seen_seconds
 from joulemeter.design import (
     Design,
@@ -26,8 +27,9 @@ from joulemeter.idle import Idle
 from joulemeter.noise import Extra, Gram, Noise, fit_noise, gram, no_extra, raised, weighed_errors
 from joulemeter.occupancy import Occupancy
 from joulemeter.posterior import Energies, Powers, energies, powers
+from joulemeter.priors import Beliefs
 from joulemeter.response import Found
-from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, bins_of, curve, follow, paced, rows_of, steps_of
+from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, bins_of, curve, likelihood, paced, steps_of
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -48,17 +50,8 @@ ROUGH = 20_000
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
 
-FOLLOWED_READINGS = 30_000
-"""Up to how many readings a counter's ticks are followed."""
-
-FOLLOWED = 5
-"""How often a counter's ticks are followed, at most, with the powers found before."""
-
-SETTLED = 0.003
-"""Part of the energy that changes hands from one turn to the next when it is enough."""
-
-ONWARD = 2.0
-"""How far the powers would still go if their ticks were followed on and on, in units of the last turn."""
+FOLLOWED = 2
+"""How often a counter's pace is sought, with the powers found before."""
 
 SCANNED_ROWS = 300
 """Readings in a row by which a counter's pace is found."""
@@ -66,19 +59,9 @@ SCANNED_ROWS = 300
 STEADY_S = 0.01
 """Within a long call, power is taken to wander on its own from one hundredth of a second to the next."""
 
-MARGIN = 1.4
-"""Variances are at least this much larger than the model's own: it takes noise, outliers and response as if
-they were
-known exactly, which on simulated machines makes it too sure by about a fifth."""
-
-FOLLOWED_MARGIN = 3.0
-"""The same of a counter that ticks about as rarely as it is read: ages err alike for many readings."""
-
-ENTANGLED = 2.0
-"""By how much more where sites are told apart at edges only, so that all hangs on those ages."""
-
-GAUGE_MARGIN = 2.0
-"""The same of a gauge, whose window too is only known from a few hundred samples."""
+GAUGE_MARGIN = 1.15
+"""A gauge's variances are at least this much larger than the model's own, which takes what its lag and window
+do for a straight line; on simulated gauges intervals then hold in 96 of 100 cases."""
 
 STRETCHES = 40
 """Stretches of rows over which errors are compared with what is said of them."""
@@ -141,48 +124,59 @@ def estimate(
         run = _fitted(made, guess, idle, seconds, call_s, kept, run)
         report(0.6 + 0.05 * (shift + 1))
     score = guess.score
-    if timeline.rail.kind == "counter" and 8 < len(timeline.t_ns) < FOLLOWED_READINGS:
-        run, response, score = _with_ticks(timeline, run, kept, gap, idle, response, seconds, call_s, guess)
+    if timeline.rail.kind == "counter" and len(timeline.t_ns) > 8 and len(occupancy) < MANY:
+        run, response, score = _with_ticks(
+            timeline, run, Matter(kept, gap, idle.knots_ns, seconds, call_s), idle, response, guess
+        )
     return replace(_spread_out(run, kept, occupancy, own, seen, idle, response), score=score)
 
 
 def _with_ticks(
-    timeline: Timeline,
-    run: _Fit,
-    kept: Columns,
-    gap: Stretches,
-    idle: Idle,
-    response: Response,
-    seconds: Floats,
-    call_s: Floats,
-    guess: Found,
+    timeline: Timeline, run: _Fit, matter: Matter, idle: Idle, response: Response, guess: Found
 ) -> tuple[_Fit, Response, float]:
-    """The fit with each reading's age followed, in turns with the powers; and how likely the readings are."""
+    """The fit with the counter's ticks followed; and how likely the readings are."""
     told = timeline.rail.lag_ns is not None
     lag = timeline.rail.lag_ns or 0 if told else max(response.lag_ns - response.window_ns / 2, 0.0)
     ticks, score = Ticks(float(lag), float(response.window_ns), 0.02), guess.score
-    moved = np.zeros(len(seconds))
-    turns = FOLLOWED if len(timeline.t_ns) < 5_000 else 2
-    for turn in range(turns):
-        steps, energy = _steps(timeline, run, kept, gap, idle)
-        if turn < 3:
-            ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0, steps.silent)
-        ages = follow(steps, energy, ticks, bins_of(ticks))
-        score = ages.score
-        asked = ticks.period_ns <= ASKED_NS
-        if asked and response.window_ns == 0:
+    quantum_j = windows(timeline, Response(0)).quantum_j
+    for turn in range(FOLLOWED if len(timeline.t_ns) < 5_000 else 1):
+        steps, energy = _steps(timeline, run, matter, idle)
+        last, ticks = ticks, paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0, steps.silent)
+        if turn and _alike(ticks, last):
             break
-        response = Response(int(ticks.lag_ns + ticks.period_ns / 2), 0 if asked else int(ticks.period_ns))
-        rows = windows(timeline, response) if asked else rows_of(timeline, ticks, steps, ages)
-        made = _rows(rows, idle, kept.occupancy, gap, call_s)
-        last, run = run, _fitted(made, guess, idle, seconds, call_s, kept, run)
-        moved = run.energies.mean - last.energies.mean
-        if turn > 0 and np.abs(moved).sum() < SETTLED * np.abs(run.energies.mean).sum():
-            break
-    # Powers and ages find each other slowly: what further turns would change is not known.
-    left = np.outer(moved, moved) * ONWARD**2
-    energies = replace(run.energies, covariance=run.energies.covariance + left)
-    return replace(run, energies=energies), response, score
+        if ticks.period_ns <= ASKED_NS:
+            run, response = _asked(timeline, run, matter, idle, response, ticks, guess)
+            return run, response, likelihood(*_steps(timeline, run, matter, idle), ticks)
+        steps = replace(steps, joules=np.diff(timeline.energy_j))
+        start = Start(run.powers.mean[: run.powers.columns + len(idle.mean_w)], run.noise.variation)
+        summit = climbed(steps, quantum_j, ticks, told, start, matter, run.beliefs)
+        ticks, score = summit.ticks, summit.score
+        noise = replace(run.noise, variation=summit.variation)
+        unseen = _unseen_idle(run.by_knot, idle, summit.powers, summit.factor)
+        covariance = summit.energies.covariance + unseen
+        run = replace(
+            run, powers=summit.powers, energies=replace(summit.energies, covariance=covariance), noise=noise
+        )
+    return run, Response(int(ticks.lag_ns + ticks.period_ns / 2), int(ticks.period_ns)), score
+
+
+def _alike(one: Ticks, other: Ticks) -> bool:
+    """Whether two paces differ by less than their ages are told apart."""
+    width_ns = one.period_ns / bins_of(one)
+    near = abs(one.lag_ns - other.lag_ns) < width_ns / 2 and one.jitter == other.jitter
+    return near and abs(one.period_ns / other.period_ns - 1) < one.jitter / 4
+
+
+def _asked(
+    timeline: Timeline, run: _Fit, matter: Matter, idle: Idle, response: Response, ticks: Ticks, guess: Found
+) -> tuple[_Fit, Response]:
+    """The fit of a counter that is fresh whenever it is asked: a reading shows its own moment."""
+    kept = matter.kept
+    if response.window_ns:
+        response = Response(int(ticks.lag_ns))
+        made = _rows(windows(timeline, response), idle, kept.occupancy, matter.gap, matter.call_s)
+        run = _fitted(made, guess, idle, matter.seconds, matter.call_s, kept, run)
+    return run, response
 
 
 def _busiest(steps: Steps) -> slice:
@@ -193,7 +187,8 @@ def _busiest(steps: Steps) -> slice:
     return slice(low, min(low + SCANNED_ROWS, len(steps.t_ns)))
 
 
-def _steps(timeline: Timeline, run: _Fit, kept: Columns, gap: Stretches, idle: Idle) -> tuple[Steps, Curve]:
+def _steps(timeline: Timeline, run: _Fit, matter: Matter, idle: Idle) -> tuple[Steps, Curve]:
+    kept, gap = matter.kept, matter.gap
     site_w = run.powers.site
     step_s = float(np.median(np.diff(timeline.t_ns))) / 1e9
     scatter = curve(kept.occupancy, gap, run.noise.variation * site_w**2 * np.minimum(run.call_s, step_s))
@@ -227,6 +222,8 @@ class _Fit:
     call_s: Floats
     shift_s: Floats
     around_ns: int
+    beliefs: Beliefs
+    by_knot: Floats
 
 
 def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
@@ -235,8 +232,7 @@ def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_
     inside = quiet.gathered_ns(rows.end_ns) - quiet.gathered_ns(rows.start_ns) >= rows.end_ns - rows.start_ns
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
-    apart = 1 if rows.edges is not None else ticks_apart(rows)
-    rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, apart))
+    rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, ticks_apart(rows)))
     return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), blur_ns(rows))
 
 
@@ -255,7 +251,7 @@ def _fitted(
     )
     prior = priors.power_prior(usual_w, priors.SHAPE, kept)
     counter = bool(plain.windows.linked.any())
-    noise = Noise(USUAL_VARIATION, _usual_jitter(plain.windows) if counter else 0.005)
+    noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
     usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
     believed, alike = priors.believed(idle, guess, counter), priors.alike(kept)
     whole, (plain, _) = plain, _sample(plain, ROUGH)
@@ -283,8 +279,8 @@ def _fitted(
     found = powers(sums, prior, believed, alike / usual_w**2)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     spread = energies(sums, found, seconds, left)
-    factor = _misfit(made, sums, found, at, noise, extra)
-    unseen = _unseen_idle(made, idle, found, factor)
+    factor = _misfit(made, sums, found, at, noise, extra) * _few(sums, found)
+    unseen = _unseen_idle(_by_knot(made, len(idle.mean_w)), idle, found, factor)
     spread = replace(spread, covariance=spread.covariance * factor + unseen)
     return _Fit(
         seconds,
@@ -294,17 +290,12 @@ def _fitted(
         call_s,
         found.mean[found.columns + len(idle.mean_w) :],
         blur_ns(plain.windows),
+        Beliefs(prior, believed, alike / usual_w**2),
+        _by_knot(made, len(idle.mean_w)),
     )
 
 
-def _usual_jitter(rows: Windows) -> float:
-    """By how much a counter's edges usually err, in seconds, before the rows say."""
-    if rows.edges is None:
-        return 0.1 * float(np.median(rows.length_s))
-    return float(np.median(rows.edges.doubt_s))
-
-
-def _unseen_idle(made: Design, idle: Idle, found: Powers, factor: float) -> Floats:
+def _unseen_idle(by_knot: Floats, idle: Idle, found: Powers, factor: float) -> Floats:
     """The covariance (c, c) that idle adds to the energies because only quiet stretches show it.
 
     The rows tell idle from the sites by how power changes within a call, taking a call's power as steady. It
@@ -316,13 +307,19 @@ def _unseen_idle(made: Design, idle: Idle, found: Powers, factor: float) -> Floa
     knots = slice(found.columns, found.columns + len(idle.mean_w))
     gained = idle.covariance - factor * found.covariance[knots, knots]
     weight, turn = np.linalg.eigh((gained + gained.T) / 2)
-    share = made.idle[:, : len(idle.mean_w)] / made.windows.length_s[:, None]
-    by_knot = np.asarray(made.seconds.T @ share) @ turn
+    by_knot = by_knot @ turn
     return np.asarray((by_knot * np.maximum(weight, 0.0)) @ by_knot.T)
 
 
+def _by_knot(made: Design, knots: int) -> Floats:
+    """Each column's seconds beside each idle knot (c, k)."""
+    share = made.idle[:, :knots] / made.windows.length_s[:, None]
+    return np.asarray(made.seconds.T @ share)
+
+
 def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
-    """By what factor errors exceed what V says of them, seen over stretches of many rows; at least MARGIN.
+    """By what factor errors exceed what V says of them, seen over stretches of many rows; at least 1, or
+    GAUGE_MARGIN.
 
     If V were right, the pull of a stretch's errors on a power would have the variance that the stretch adds
     to the normal equations (the sandwich of White 1982, Econometrica 50, 1, here as one factor for all).
@@ -338,21 +335,20 @@ def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, e
     said = np.diag(sums.part("power", "power"))[: sums.columns]
     # Columns whose rows say less than their prior tell nothing of V.
     told = said * at**2 > 4
-    least = MARGIN if made.windows.linked.any() else GAUGE_MARGIN
-    if made.windows.edges is not None and not made.windows.edges.own:
-        least = FOLLOWED_MARGIN * (1 + ENTANGLED * _entangled(found))
+    least = 1.0 if made.windows.linked.any() else GAUGE_MARGIN
     if len(starts) < 8 or not told.any():
         return least
     return float(np.clip(np.mean(seen[told] / said[told]), least, 25.0))
 
 
-def _entangled(found: Powers) -> float:
-    """How much, at worst, the powers' errors go with each other's, from 0 to 1."""
-    covariance = found.covariance[: found.columns - 1, : found.columns - 1]
-    sigma = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
-    squared = (covariance / sigma[:, None] / sigma) ** 2
-    np.fill_diagonal(squared, 0.0)
-    return float(np.mean(squared.max(axis=1, initial=0.0)))
+def _few(sums: Gram, found: Powers) -> float:
+    """By how much variances grow because the noise is known from what rows leave over once powers took their
+    part:
+    rows by what is left of them, and the square of Student's 97.5 % point beside the bell curve's."""
+    wide = len(found.mean)
+    took = float((sums.part("power", "power") * found.covariance[:wide, :wide]).sum())
+    left = max(sums.rows - took, 3.0)
+    return sums.rows / left * float(special.stdtrit(left, 0.975) / 1.96) ** 2
 
 
 def _with_response(plain: Design, site_w: Floats, counter: bool) -> Design:

@@ -96,9 +96,8 @@ def variances(design: Design, powers: Floats, noise: Noise, extra: Extra) -> Var
     after = np.where(np.append(rows.linked[1:], False), np.append(watts[1:], watts[-1:]), watts)
     # A stamp is off by a time; what that is worth is the power around it, not below a tenth of the usual.
     usual = 0.1 * float(np.median(watts))
-    doubt = noise.jitter * rows.doubt
-    end = (doubt * np.maximum((watts + after) / 2, usual)) ** 2 * extra.stamp + floor
-    start = (doubt * np.maximum((watts + before) / 2, usual)) ** 2 + floor
+    end = (noise.jitter * np.maximum((watts + after) / 2, usual)) ** 2 * extra.stamp + floor
+    start = (noise.jitter * np.maximum((watts + before) / 2, usual)) ** 2 + floor
     start = np.where(rows.linked, np.append(end[:1], end[:-1]), start)
     return Variances(work, start, end)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,17 @@ ALIKE = 0.15
 SHAPE = 4.0
 """Powers of sites lie within about a factor of two of each other (a gamma shape), until the rows say
 otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beliefs:
+    """``power`` is each column's prior, ``others`` that of the idle knots and of how far the response is off,
+    and
+    ``alike`` (c, c) a precision that pulls some powers towards each other."""
+
+    power: PowerPrior
+    others: Prior
+    alike: Floats
 
 
 def believed(idle: Idle, guess: Found, counter: bool) -> Prior:

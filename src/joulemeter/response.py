@@ -387,7 +387,7 @@ def _nearby(rows: _Excerpt, reach: int) -> Stretches:
 
 
 def _busiest(occupancy: Occupancy) -> Ints:
-    """Which of SITES + 1 columns each site goes to."""
+    """Which column each site goes to: the busiest have one each, what is left shares one more."""
     length = np.zeros(len(occupancy.sites))
     for part in parts(len(occupancy)):
         mine = occupancy.end_ns[part] - occupancy.start_ns[part]
@@ -398,13 +398,14 @@ def _busiest(occupancy: Occupancy) -> Ints:
 
 
 def _group_calls(occupancy: Occupancy, columns: Ints) -> Floats:
-    once, twice = np.zeros(SITES + 1), np.zeros(SITES + 1)
+    count = int(columns.max()) + 1
+    once, twice = np.zeros(count), np.zeros(count)
     for part in parts(len(occupancy)):
         length = (occupancy.end_ns[part] - occupancy.start_ns[part]) / 1e9
         at = columns[occupancy.column[part]]
-        once += np.bincount(at, weights=length, minlength=SITES + 1)
-        twice += np.bincount(at, weights=length * length, minlength=SITES + 1)
-    return np.asarray(np.divide(twice, once, out=np.full(SITES + 1, 1e-3), where=once > 0))
+        once += np.bincount(at, weights=length, minlength=count)
+        twice += np.bincount(at, weights=length * length, minlength=count)
+    return np.asarray(np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0))
 
 
 class _Table:
@@ -414,14 +415,15 @@ class _Table:
         whole_ns = int((stretches.end_ns - stretches.start_ns).sum())
         self._grain_ns = max(whole_ns // GRID, 10_000)
         self._start_ns = stretches.start_ns
+        count = int(columns.max()) + 1
         group = sparse.csr_matrix(
-            (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), SITES + 1)
+            (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), count)
         )
         tables = []
         for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
             edges = np.arange(start, end + 2 * self._grain_ns, self._grain_ns)
             fine = (seconds_between(occupancy, edges) @ group).toarray()
-            tables.append(np.concatenate([np.zeros((1, SITES + 1)), np.cumsum(fine, axis=0)]))
+            tables.append(np.concatenate([np.zeros((1, count)), np.cumsum(fine, axis=0)]))
         self._first = np.cumsum([0, *(len(table) for table in tables[:-1])])
         self._upto = np.concatenate(tables)
 

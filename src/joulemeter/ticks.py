@@ -1,11 +1,9 @@
-"""How old what a counter shows is: its ticks are followed from reading to reading.
+"""How old what a counter shows is: at what pace it ticks, and how its ages follow one another.
 
 A counter shows its last tick. Ticks come at a pace of their own, so the age of what is shown goes up and down
 like a saw. The readings tell where in the saw they lie: by what they show, and by whether they show anything
-new. A hidden Markov model over the age (Rabiner 1989, *Proc. IEEE* 77, 257) puts that together.
-
-What a row's own joules say of its own edges is left out of its edges (Ages.start, Ages.end): a row that was
-bent to fit would tell less of the powers than it seems to.
+new. A hidden Markov model over the age (Rabiner 1989, *Proc. IEEE* 77, 257) puts that together: here for the
+pace, in ``slopes`` for the powers.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter.design import Edges, Response, Stretches, Windows, hats, windows
+from joulemeter.design import Stretches, hats
 from joulemeter.occupancy import Occupancy
 from joulemeter.timeline import Timeline
 
@@ -26,9 +24,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Flags = NDArray[np.bool_]
 
-BLOCK_CELLS = 4_000_000
-"""Likelihoods of pairs of ages that are held at once."""
-
 ASKED_NS = 1_000.0
 """The period that stands for a counter that is fresh whenever it is asked."""
 
@@ -38,14 +33,14 @@ MOST_PERIOD_NS = 100_000_000.0
 JITTERS = (0.01, 0.02, 0.06)
 """Fractions of its period by which one tick may differ from the next."""
 
-OWN = 0.13
-"""Where ticks are this much shorter than steps, a step's own joules say little of its edges, and may."""
-
 SHIFTS = (-0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.45)
 """How far a lag may lie from what the mean age says, in periods."""
 
 FEW = 2
 """Steps without anything new from which on they are no chance."""
+
+MOST_STEPS = 30_000
+"""Steps that are looked at, of a run that has more."""
 
 SCANNED = 12
 """Ages that are told apart while a pace is sought."""
@@ -141,58 +136,6 @@ def curve(occupancy: Occupancy, gap: Stretches, per_s: Floats) -> Curve:
     return Curve(t, np.concatenate([np.zeros(min(len(t), 1)), np.cumsum(level[:-1] * np.diff(t) / 1e9)]))
 
 
-@dataclass(frozen=True, slots=True)
-class Ages:
-    """How likely each of ``ages_ns`` (b,) is: at each reading (n, b) by all that was read; at each step's
-    ``start`` and ``end`` (n − 1, b) by all but the step itself, whose number of ticks alone it told.
-
-    ``score`` is the log probability of all steps.
-    """
-
-    ages_ns: Floats
-    reading: Floats
-    start: Floats
-    end: Floats
-    score: float
-
-
-def follow(steps: Steps, energy: Curve, ticks: Ticks, bins: int) -> Ages:
-    """The ages of all readings, forth and back."""
-    count = len(steps.t_ns)
-    ages = ticks.ages_ns(bins)
-    shown = _shown(steps, energy, ticks, ages)
-    ahead, score = np.empty((count, bins)), 0.0
-    ahead[0] = 1 / bins
-    block = max(BLOCK_CELLS // bins**2, 1)
-    for low in range(0, count - 1, block):
-        part = slice(low, min(low + block, count - 1))
-        moves, fits = _moves(steps, ticks, ages, part), _fits(steps, shown, ticks, part)
-        moves *= fits
-        for k, pair in enumerate(moves, low):
-            fresh = ahead[k] @ pair
-            total = fresh.sum()
-            score += float(np.log(max(total, 1e-300)))
-            ahead[k + 1] = fresh / total if total > 0 else 1 / bins
-    back = np.empty((count, bins))
-    back[-1] = 1.0
-    start, end = np.empty((count - 1, bins)), np.empty((count - 1, bins))
-    for low in reversed(range(0, count - 1, block)):
-        part = slice(low, min(low + block, count - 1))
-        free, fits = _moves(steps, ticks, ages, part), _fits(steps, shown, ticks, part)
-        passed = np.diff(steps.t_ns)[part].astype(np.float64)[:, None, None]
-        turned = (ages[None, :, None] + passed - ages[None, None, :]) / ticks.period_ns
-        turns = np.rint(turned).astype(np.int64)
-        turns -= turns.min(axis=(1, 2), keepdims=True)
-        for k in range(part.stop - 1, low - 1, -1):
-            bare = ahead[k][:, None] * free[k - low] * back[k + 1]
-            pairs = bare * _turns(turns[k - low], bare, fits[k - low])
-            start[k], end[k] = pairs.sum(axis=1), pairs.sum(axis=0)
-            fresh = (free[k - low] * fits[k - low]) @ back[k + 1]
-            total = fresh.sum()
-            back[k] = fresh / total * bins if total > 0 else 1.0
-    return Ages(ages, _shares(ahead * back), _shares(start), _shares(end), score)
-
-
 def paced(
     steps: Steps, energy: Curve, guess: Ticks, told: bool, anew: bool = True, silent: bool = False
 ) -> Ticks:
@@ -240,6 +183,31 @@ def _periods(spacing_ns: float, silent: bool) -> Floats:
     return np.array(made)
 
 
+def likelihood(steps: Steps, energy: Curve, ticks: Ticks) -> float:
+    """The log probability of some steps under a pace; of very many, a few stretches stand for all."""
+    some = excerpt(steps, MOST_STEPS)
+    return float(_scores(some, energy, [ticks])[0]) * len(steps.joules) / len(some.joules)
+
+
+def excerpt(steps: Steps, most: int) -> Steps:
+    """All steps, or ten stretches of them, evenly spread: at most so many readings. What joins them is
+    unknown."""
+    count = len(steps.t_ns)
+    if count <= most:
+        return steps
+    length = max(most // 10, 2)
+    at = (np.linspace(0, count - length, 10).astype(np.int64)[:, None] + np.arange(length)).ravel()
+    joined, step = np.diff(at) == 1, at[:-1]
+    return replace(
+        steps,
+        t_ns=steps.t_ns[at],
+        joules=steps.joules[step],
+        variance=steps.variance[step],
+        known=steps.known[step] & joined,
+        stale=steps.stale[step] & joined,
+    )
+
+
 def _likeliest(steps: Steps, energy: Curve, some: list[Ticks]) -> Ticks:
     scores = np.concatenate([_scores(steps, energy, some[low : low + 64]) for low in range(0, len(some), 64)])
     return some[int(np.argmax(scores))]
@@ -252,7 +220,7 @@ def _scores(steps: Steps, energy: Curve, some: list[Ticks]) -> Floats:
     for at, ticks in enumerate(some):
         ages = ticks.ages_ns(bins)
         shown = _shown(steps, energy, ticks, ages)
-        pairs[:, at] = _moves(steps, ticks, ages, whole) * _fits(steps, shown, ticks, whole)
+        pairs[:, at] = likely_moves(steps, ticks, ages, whole) * _fits(steps, shown, ticks, whole)
     ahead, score = np.full((len(some), bins), 1 / bins), np.zeros(len(some))
     for pair in pairs:
         ahead = np.einsum("ca,cab->cb", ahead, pair)
@@ -262,25 +230,13 @@ def _scores(steps: Steps, energy: Curve, some: list[Ticks]) -> Floats:
     return score
 
 
-def _turns(turn: Ints, bare: Floats, fits: Floats) -> Floats:
-    """By how much a step's own joules favour the number of ticks that each pair of ages (b, b) means."""
-    before = np.bincount(turn.ravel(), weights=bare.ravel())
-    after = np.bincount(turn.ravel(), weights=(bare * fits).ravel())
-    return np.asarray((after / np.maximum(before, 1e-300))[turn])
-
-
-def _shares(weight: Floats) -> Floats:
-    total = weight.sum(axis=1, keepdims=True)
-    return np.asarray(np.where(total > 0, weight / np.maximum(total, 1e-300), 1 / weight.shape[1]))
-
-
 def _shown(steps: Steps, energy: Curve, ticks: Ticks, ages: Floats) -> Floats:
     """Joules that each reading would show at each age (n, b), idle before the reading itself left out."""
     upto = steps.t_ns[:, None] - int(ticks.lag_ns) - ages.astype(np.int64)
     return np.asarray(energy.at(upto) - steps.idle_w * ages / 1e9)
 
 
-def _moves(steps: Steps, ticks: Ticks, ages: Floats, part: slice) -> Floats:
+def likely_moves(steps: Steps, ticks: Ticks, ages: Floats, part: slice | Ints) -> Floats:
     """How likely one age follows another over each step (m, b, b)."""
     period, width = ticks.period_ns, ticks.period_ns / len(ages)
     passed = np.diff(steps.t_ns)[part].astype(np.float64)
@@ -323,25 +279,3 @@ def steps_of(timeline: Timeline, knots_ns: Ints, idle_w: Floats, variance: Curve
     return Steps(
         t_ns, step - resting, np.diff(variance.at(t_ns)), ~timeline.unknown, stale, float(np.mean(idle_w))
     )
-
-
-def rows_of(timeline: Timeline, ticks: Ticks, steps: Steps, ages: Ages) -> Windows:
-    """A row for each step that shows something new, from where its start may lie to where its end may."""
-    fresh = np.flatnonzero(steps.known & ~steps.stale)
-    shown = steps.t_ns - int(ticks.lag_ns)
-    old = ages.ages_ns.astype(np.int64)
-    own = ticks.period_ns < OWN * float(np.median(np.diff(steps.t_ns)))
-    first, last = ages.start[fresh], ages.end[fresh]
-    if own:
-        first, last = ages.reading[fresh], ages.reading[fresh + 1]
-    mean, square = last @ ages.ages_ns, last @ ages.ages_ns**2
-    width = ticks.period_ns / len(old)
-    doubt_s = np.sqrt(np.maximum(square - mean**2, 0) + width**2 / 12) / 1e9
-    edges = Edges(shown[fresh][:, None] - old, first, shown[fresh + 1][:, None] - old, last, doubt_s, own)
-    broken = np.concatenate([[0], np.cumsum(~steps.known)])
-    linked = np.append(False, broken[fresh[1:]] == broken[fresh[:-1] + 1]) if len(fresh) else fresh > 0
-    energy = np.diff(timeline.energy_j)[fresh]
-    plain = windows(timeline, Response(0))
-    start = shown[fresh] - (first @ ages.ages_ns).astype(np.int64)
-    end = np.maximum(shown[fresh + 1] - mean.astype(np.int64), start + 1_000)
-    return Windows(start, end, energy, linked, plain.quantum_j, 0.0, int(3 * np.median(doubt_s) * 1e9), edges)

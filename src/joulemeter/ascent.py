@@ -1,0 +1,129 @@
+"""Powers that make the readings of a ticking counter most probable, whatever the ages of what it showed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from joulemeter.columns import Columns
+from joulemeter.design import Stretches
+from joulemeter.posterior import Energies, Powers, energies, powers
+from joulemeter.priors import Beliefs
+from joulemeter.slopes import Slopes, Spread, Table, Walk, gram_of, slopes, table
+from joulemeter.ticks import MOST_STEPS, Steps, Ticks, bins_of, excerpt
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+TURNS = 8
+"""Newton's steps, at most."""
+
+SETTLED = 1e-3
+"""Part of the energy that changes hands in one of them when it is enough."""
+
+CELLS = 25_000_000
+"""Cells of a table that is held at once."""
+
+BARELY = 0.1
+"""Part of what an age stands for below which a lag is right."""
+
+STRETCHES = 40
+"""Stretches of steps over which pulls are compared with what is said of them."""
+
+DOUBT = 0.4
+"""Precision of the logarithm of how far calls scatter, before the readings speak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matter:
+    """What readings are explained by: ``kept`` columns and the ``gap`` that none explains, idle's
+    ``knots_ns``,
+    ``seconds`` (c,) seen and ``call_s`` (c,), the usual length of a call."""
+
+    kept: Columns
+    gap: Stretches
+    knots_ns: Ints
+    seconds: Floats
+    call_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where the search begins: ``powers`` (c + k,), and κ, by how much calls of one site scatter."""
+
+    powers: Floats
+    variation: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summit:
+    """Where it ends."""
+
+    powers: Powers
+    energies: Energies
+    variation: float
+    ticks: Ticks
+    score: float
+    factor: float
+
+
+def climbed(
+    steps: Steps, quantum_j: float, ticks: Ticks, told: bool, start: Start, matter: Matter, beliefs: Beliefs
+) -> Summit:
+    """Newton's steps upon the slopes, under what is believed; ``told``: the lag is known.
+
+    Of very many steps some are looked at: powers come from those, what ran elsewhere from the powers.
+    """
+    count, usual_w = len(matter.seconds), float(beliefs.power.mean[0])
+    step_s = float(np.median(np.diff(steps.t_ns))) / 1e9
+    at, variation, blur = start.powers, start.variation, 1.0
+    most = CELLS // (bins_of(ticks) * (count + len(matter.knots_ns)))
+    steps = excerpt(steps, min(most, MOST_STEPS))
+    made, walk = _table(steps, ticks, matter), Walk(steps, ticks, bins_of(ticks))
+    for _ in range(TURNS):
+        site_w = np.maximum(at[:count], 0.05 * usual_w)
+        rate = variation * site_w**2 * np.minimum(matter.call_s, step_s)
+        found = slopes(walk, made, at, Spread(rate, blur, quantum_j**2 / 6 + 1e-18))
+        sums = gram_of(found, np.append(at, 0.0), rate)
+        post = powers(sums, beliefs.power, beliefs.others, beliefs.alike)
+        moved = post.mean[:-1] - at
+        spent = np.abs(at[:count]) @ matter.seconds
+        if np.abs(moved[:count]) @ matter.seconds < SETTLED * spent:
+            break
+        grown = np.exp(np.clip(_grown(found), -1, 1))
+        variation, blur = variation * grown[0], blur * grown[1]
+        at = at + moved
+        if not told and abs(post.mean[-1]) > BARELY * made.width_s:
+            ticks = replace(ticks, lag_ns=max(ticks.lag_ns + post.mean[-1] * 1e9, 0.0))
+            made = _table(steps, ticks, matter)
+    factor = _misfit(found, sums.columns, beliefs)
+    spread = energies(sums, post, matter.seconds, rate * matter.seconds)
+    spread = replace(spread, covariance=spread.covariance * factor)
+    return Summit(post, spread, variation, ticks, found.score, factor)
+
+
+def _grown(found: Slopes) -> Floats:
+    """By how much the logarithms of scatter and blur are to grow."""
+    pull = found.on_spread.sum(axis=0)
+    return np.asarray(pull / ((found.on_spread**2).sum(axis=0) + DOUBT))
+
+
+def _table(steps: Steps, ticks: Ticks, matter: Matter) -> Table:
+    return table(steps.t_ns, ticks, bins_of(ticks), matter.kept.occupancy, matter.gap, matter.knots_ns)
+
+
+def _misfit(found: Slopes, columns: int, beliefs: Beliefs) -> float:
+    """By what factor pulls of neighbouring steps go together, where they should not: at least 1."""
+    pulls = found.pulls[:, :columns]
+    said = (pulls**2).sum(axis=0)
+    told = said * beliefs.power.mean**2 > 4
+    starts = np.arange(0, len(pulls), max(len(pulls) // STRETCHES, 10))
+    if len(starts) < 8 or not told.any():
+        return 1.0
+    seen = (np.add.reduceat(pulls, starts, axis=0) ** 2).sum(axis=0)
+    return float(np.clip(np.mean(seen[told] / said[told]), 1.0, 25.0))
