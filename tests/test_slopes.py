@@ -97,10 +97,10 @@ def test_the_normal_equations_have_the_slope_for_their_gradient() -> None:
 def test_a_counter_that_ticks_at_the_pace_of_its_reads_tells_powers_without_bias(tick_ms: float) -> None:
     # Told as rows whose edges are followed, these powers were one to eight per cent low.
     made = program(3, WATTS, LENGTHS, seconds=8.0)
-    rail = Rail(0, "rail", "counter", "simulated", period_ns=MS, lag_ns=0)
+    rail = Rail(id=0, name="rail", kind="counter", origin="simulated", period_ns=MS, lag_ns=0)
     read = timeline.from_readings(rail, *_readings(made, tick_ms, 1.0))
     ledger = attribution.attribute([read], made.sites, made.spans)
-    for site, true in zip(ledger.sites, made.dynamic_j, strict=True):
+    for site, true in zip(ledger.sites, made.true_j, strict=True):
         own = site.rails[0].exclusive
         assert own.energy_j == pytest.approx(true, rel=0.02)
         assert own.low_j <= true <= own.high_j
