@@ -2,6 +2,8 @@
 
 import pytest
 
+import sample_run
+
 pytest.importorskip("IPython")
 
 
@@ -49,7 +51,9 @@ def test_in_a_real_kernel_a_cell_shows_its_ledger_as_html_with_origin_and_interv
         "%%joules sundial\ny = 1",
     ]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(book, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    nbclient.NotebookClient(
+        book, timeout=120, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
     _, metered, value, line, refused = book.cells
     html = next(out["data"]["text/html"] for out in metered.outputs if "text/html" in out.get("data", {}))
     assert "simulated" in html
@@ -57,3 +61,11 @@ def test_in_a_real_kernel_a_cell_shows_its_ledger_as_html_with_origin_and_interv
     assert value.outputs[0]["data"]["text/plain"] == "42"
     assert any("<table" in out.get("data", {}).get("text/html", "") for out in line.outputs)
     assert "no source 'sundial'" in "".join(map(str, refused.outputs))
+
+
+def test_a_site_that_cannot_be_told_apart_is_shown_with_what_can_be_said(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    html = sample_run.ledger(sample_run.run(tmp_path))._repr_html_()
+    assert "<td>not told apart from encoder.layer</td><td>jointly 11.7 J – 14.3 J</td>" in html
+    assert "<td>unattributed</td><td></td><td>65.1 J</td>" in html
+    assert "torch.relu &lt;b&gt;" in html
+    assert "<td>unknown</td>" in html

@@ -5,7 +5,10 @@ import gzip
 import io
 import json
 import math
+import os
+import re
 import shutil
+import subprocess
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -207,6 +210,19 @@ def test_pprof_stacks_name_functions_files_and_lines(run, ledger):
         "encoder.layer",
         "train.py",
     ]
+
+
+def test_go_tool_pprof_reads_it(run, ledger, tmp_path):
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed")
+    place = tmp_path / "run.pprof"
+    place.write_bytes(pprof.render(run, ledger))
+    line = ["go", "tool", "pprof", "-top", "-sample_index=joules_package-0", str(place)]
+    env = {**os.environ, "HOME": str(tmp_path), "GOFLAGS": "-mod=mod"}
+    done = subprocess.run(line, capture_output=True, text=True, check=True, timeout=60, env=env)
+    assert "package-0, measured: 400 J (392 J to 408 J)" in done.stdout
+    assert f"of {round(ledger.rails[0].energy.energy_j * 1e9)}nanojoules total" in done.stdout
+    assert re.search(r"^\s*1[0-9]{11}nanojoules.* torch\.nn\.functional\.linear$", done.stdout, re.M)
 
 
 def test_varints_of_the_encoding_guide():

@@ -209,6 +209,81 @@ def test_axe_finds_nothing(chromium, written, tmp_path, scheme):
     assert len(found["passes"]) > 20
 
 
+PLANTED = {
+    "image-alt": "<img src='data:,'>",
+    "button-name": "<button></button>",
+    "color-contrast": "<p style='color:#999;background:#fff'>pale</p>",
+    "label": "<input type='text'>",
+}
+
+
+def test_axe_would_find_what_is_planted(chromium, written, tmp_path):
+    axe = (web.npm("axe-core") / "axe.min.js").read_text(encoding="utf-8")
+    spoilt = written.replace("<main", f"{''.join(PLANTED.values())}<main", 1)
+    tab = Opened(chromium, tmp_path / "spoilt.html", spoilt, color_scheme="light", bypass_csp=True)
+    tab.page.evaluate(axe)
+    found = {each["id"] for each in tab.page.evaluate("axe.run()")["violations"]}
+    tab.context.close()
+    assert found >= set(PLANTED)
+
+
+def test_a_page_that_asks_the_network_would_be_caught(chromium, written, tmp_path):
+    spoilt = written.replace("<main", "<img alt='' src='https://example.org/a.png'><main", 1)
+    tab = Opened(chromium, tmp_path / "spoilt.html", spoilt, bypass_csp=True)
+    tab.context.close()
+    assert "https://example.org/a.png" in tab.requests
+
+
+def test_every_control_is_reached_by_tab_and_shows_that_it_has_the_focus(opened):
+    """A walk from the top: the skip link first, nothing twice, nothing unseen, and an outline on each."""
+    seen = []
+    for _ in range(200):
+        opened.page.keyboard.press("Tab")
+        at = opened.page.evaluate(FOCUSED)
+        if at is None or at["index"] in {each["index"] for each in seen}:
+            break
+        seen.append(at)
+    assert seen[0]["words"].startswith("Skip")
+    assert [each for each in seen if each["outline"] < 2] == []
+    reached = {each["index"] for each in seen}
+    wanted = opened.page.evaluate(REACHABLE)
+    assert [each["html"] for each in wanted if each["index"] not in reached] == []
+
+
+FOCUSED = """() => {
+  const at = document.activeElement;
+  if (!at || at === document.body) return null;
+  return {index: [...document.querySelectorAll('*')].indexOf(at), words: at.innerText || at.ariaLabel || '',
+          outline: parseFloat(getComputedStyle(at).outlineWidth)};
+}"""
+REACHABLE = """() => [...document.querySelectorAll('a[href], button, select, input, summary, [tabindex="0"]')]
+  .filter(each => each.tabIndex >= 0 && !each.disabled && each.checkVisibility({visibilityProperty: true}) && !each.closest('details:not([open]) > :not(summary)'))
+  .map(each => ({index: [...document.querySelectorAll('*')].indexOf(each), html: each.outerHTML.slice(0, 90)}))"""
+
+
+@pytest.mark.parametrize("width", [600, 320])
+def test_at_200_percent_and_more_nothing_is_cut_off_sideways(chromium, written, tmp_path, width):
+    """A window of 1,200 pixels at 200 % has 600; WCAG 1.4.10 asks for 320."""
+    tab = Opened(chromium, tmp_path / "run.html", written)
+    tab.page.set_viewport_size({"width": width, "height": 600})
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    tab.context.close()
+
+
+def test_a_site_that_took_something_but_cannot_be_split_shows_its_interval(chromium, run, tmp_path):
+    """Below resolution is said of what may be nothing, not of 113 J to 127 J."""
+    ledger = sample_run.ledger(run)
+    linear = ledger.sites[1]
+    entry = dataclasses.replace(linear.rails[0], resolved=False)
+    spoilt = dataclasses.replace(linear, rails=(entry, *linear.rails[1:]))
+    sites = (ledger.sites[0], spoilt, *ledger.sites[2:])
+    page = html.render(run, dataclasses.replace(ledger, sites=sites))
+    tab = Opened(chromium, tmp_path / "run.html", page)
+    row = tab.page.locator("#site-rows tr", has=tab.page.locator("th", has_text="functional.linear"))
+    assert "not resolved\n113 J to 127 J" in row.inner_text()
+    tab.context.close()
+
+
 def test_the_timeline_zooms_and_says_what_it_shows(opened):
     said = opened.page.locator("#timeline-range")
     assert said.inner_text().startswith("0 s to 10.0 s. package-0: mean 40.0 W, 400 J;")

@@ -50,7 +50,7 @@ def test_every_score_has_its_interval(written):
 
 
 def test_networks_are_labelled_and_doubts_listed(written):
-    assert '<th scope="row">small</th><td>vision</td>' in written
+    assert '<th scope="row">small</th><td class="left">vision</td>' in written
     assert "delegate-fell-back" not in written
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,14 @@ from joulemeter.errors import DatasetError
 from joulemeter.record import Record
 from joulemeter.units import joules, seconds
 
+if TYPE_CHECKING:
+    from joulemeter.models.hierarchy.energy import EnergyModel
+
 MOST_POINTS = 400
 """Points of a data set's plot; of more records, evenly spaced ones are drawn."""
+
+MOST_TOLD = 1000.0
+"""The share above which only "over" is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,7 @@ def _figures(group: Sequence[Record]) -> tuple[str, ...]:
     )
     times = _known(record.time_s for record in group)
     spread = (joules(float(f(energy))) if len(energy) else "unknown" for f in (np.median, np.min, np.max))
-    width = f"±{100 * float(np.median(half)):.1f} %" if len(half) else "unknown"
+    width = f"±{_percent(float(np.median(half)))}" if len(half) else "unknown"
     took = seconds(float(np.median(times))) if len(times) else "unknown"
     return f"{len(group):,}", f"{len(energy):,}", *spread, width, took
 
@@ -246,7 +252,14 @@ def _predictor_card(path: Path) -> Card:
 def _accuracy(value: float | None, key: str) -> str:
     if value is None:
         return "unknown"
-    return f"{value:,}" if key == "n" else f"{100 * value:.1f} %"
+    return f"{value:,}" if key == "n" else _percent(value)
+
+
+def _percent(share: float) -> str:
+    """A share as it is printed; far beyond the double nobody needs the digits."""
+    if share > MOST_TOLD:
+        return f"over {100 * MOST_TOLD:,.0f} %"
+    return f"{100 * share:,.{0 if share >= 10 else 1}f} %"
 
 
 def _energy_model_card(path: Path) -> Card:
@@ -258,12 +271,21 @@ def _energy_model_card(path: Path) -> Card:
             name,
             f"{model.runs:,}",
             ", ".join(level.name for level in model.levels),
-            f"{100 * math.expm1(model.low):.0f} % to +{100 * math.expm1(model.high):.0f} %",
-            "; ".join(f"{key} {100 * value:.1f} %" for key, value in model.validated.items()) or "unknown",
+            f"{100 * math.expm1(model.low):+.0f} % to {100 * math.expm1(model.high):+.0f} %",
         )
         for name, model in fitted.models.items()
     )
-    heads = ("Device", "Runs", "Memory levels", "90 % of errors", "Mean error of each choice, validated")
+    heads = ("Device", "Runs", "Memory levels", "90 % of errors")
     facts = tuple(f"left out: {each}" for each in fitted.left_out)
-    sheet = Sheet("Validated in folds within the fitted runs", heads, rows)
-    return Card(path.name, "energy model", f"predicted, from {fitted.origin} energies", facts, (sheet,))
+    sheets = (Sheet("Fitted", heads, rows), _choices(fitted.models))
+    return Card(path.name, "energy model", f"predicted, from {fitted.origin} energies", facts, sheets)
+
+
+def _choices(models: Mapping[str, EnergyModel]) -> Sheet:
+    """What each form of the model would have erred by; the best of a device was taken."""
+    rows = tuple(
+        (name, choice, _percent(error))
+        for name, model in models.items()
+        for choice, error in sorted(model.validated.items(), key=lambda each: each[1])
+    )
+    return Sheet("Validated in folds within the fitted runs", ("Device", "Choice", "Mean error"), rows)

@@ -183,15 +183,23 @@ class Ledger:
         }
 
 
+MOST_SHOWN = 20
+"""Sites of a rail that a notebook shows; the rest are one row."""
+
+
 def _html_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
-    entries = [(s.site, s.calls, e) for s in sites for e in s.rails if e.rail == rail.rail.id and e.resolved]
-    entries.sort(key=lambda each: -each[2].exclusive.energy_j)
+    names = {site.site.id: site.site.name for site in sites}
+    entries = [(site, entry) for site in sites for entry in site.rails if entry.rail == rail.rail.id]
+    entries.sort(key=lambda each: -each[1].exclusive.energy_j)
     rows = [
-        (escape(site.name), f"{calls:,}", *_html_figures(entry.exclusive))
-        for site, calls, entry in entries[:20]
+        (escape(site.site.name), f"{site.calls:,}", *map(escape, _site_figures(entry, names)))
+        for site, entry in entries[:MOST_SHOWN]
     ]
+    if len(entries) > MOST_SHOWN:
+        rest_j = math.fsum(entry.exclusive.energy_j for _, entry in entries[MOST_SHOWN:])
+        rows.append((f"{len(entries) - MOST_SHOWN} more", "", joules(rest_j), ""))
     rows.append(("idle", "", *_html_figures(rail.idle)))
-    rows.append(("unattributed, or below resolution", "", joules(_rest_j(rail, entries)), ""))
+    rows.append(("unattributed", "", joules(rail.unattributed_j), ""))
     rows.append(("<b>total</b>", "", *_html_figures(rail.energy)))
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     heads = "".join(f"<th>{head}</th>" for head in ("site", "calls", "energy", "95 % interval"))
@@ -199,14 +207,23 @@ def _html_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
     return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _site_figures(entry: SiteRail, names: dict[int, str]) -> tuple[str, str]:
+    """A site's own joules and interval; where the meter cannot tell them, what it can."""
+    own = entry.exclusive
+    if math.isnan(own.energy_j):
+        return "unknown", ""
+    if entry.resolved:
+        return _html_figures(own)
+    if entry.confounded_with and entry.joint is not None:
+        others = ", ".join(names.get(other, f"#{other}") for other in entry.confounded_with[:3])
+        return f"not told apart from {others}", f"jointly {_html_figures(entry.joint)[1]}"
+    if own.low_j > 0:
+        return "not resolved", _html_figures(own)[1]
+    return "below resolution", f"≤ {joules(own.high_j)}"
+
+
 def _html_figures(energy: Energy) -> tuple[str, str]:
     return joules(energy.energy_j), f"{joules(energy.low_j)} – {joules(energy.high_j)}"
-
-
-def _rest_j(rail: RailLedger, shown: list[tuple[Site, int, SiteRail]]) -> float:
-    return (
-        rail.energy.energy_j - rail.idle.energy_j - math.fsum(e.exclusive.energy_j for _, _, e in shown[:20])
-    )
 
 
 def number(value: float) -> float | None:

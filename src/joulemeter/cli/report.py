@@ -10,6 +10,14 @@ import click
 
 from joulemeter.cli import _carbon, _cards
 
+
+def _formats(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
+    """The formats that a shell may complete ``begun`` to."""
+    from joulemeter import report
+
+    return [name for name in report.names() if name.startswith(begun)]
+
+
 _KNOWN = "a run folder, a data set, a sweep, a predictor, an energy model, or scores (JSON)"
 
 
@@ -21,6 +29,7 @@ _KNOWN = "a run folder, a data set, a sweep, a predictor, an energy model, or sc
     default="text",
     metavar="NAME",
     show_default=True,
+    shell_complete=_formats,
     help="One of those that --formats lists.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write here instead of to stdout.")

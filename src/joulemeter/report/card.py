@@ -75,12 +75,19 @@ def page(card: Card) -> str:
 
 
 def _table(sheet: Sheet) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(text)}</td>" for text in rest)}</tr>'
-        for first, *rest in sheet.rows
-    )
-    made = table(sheet.heads, rows, f"{sheet.caption}, to sort by column")
+    words = frozenset(i for i in range(len(sheet.heads)) if all(_is_words(row[i]) for row in sheet.rows))
+    rows = "".join(_row(row, words) for row in sheet.rows)
+    made = table(sheet.heads, rows, f"{sheet.caption}, to sort by column", words)
     return made.replace("<table>", '<table class="sortable">', 1)
+
+
+def _row(row: tuple[str, ...], words: frozenset[int]) -> str:
+    cells = (f"<td{' class=left' * (i in words)}>{escape(text)}</td>" for i, text in enumerate(row) if i)
+    return f'<tr><th scope="row">{escape(row[0])}</th>{"".join(cells)}</tr>'
+
+
+def _is_words(text: str) -> bool:
+    return not text.lstrip("±+-−")[:1].isdigit() and text != "unknown"
 
 
 def _plot(card: Card) -> tuple[str, str]:

@@ -220,9 +220,12 @@ def _stack(rail: RailLedger) -> str:
     return f'<div class="stack" aria-hidden="true">{bars}</div>'
 
 
-def table(heads: tuple[str, ...], rows: str, caption: str = "") -> str:
-    """A table that scrolls by itself on a narrow screen; ``rows`` is HTML."""
-    top = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+def table(heads: tuple[str, ...], rows: str, caption: str = "", words: frozenset[int] = frozenset()) -> str:
+    """A table that scrolls by itself on a narrow screen; ``rows`` is HTML, ``words`` the columns of text."""
+    top = "".join(
+        f'<th scope="col"{" class=left" * (place in words)}>{escape(head)}</th>'
+        for place, head in enumerate(heads)
+    )
     said = f"<caption>{escape(caption)}</caption>" if caption else ""
     label = escape(caption or heads[0])
     body = f"<table>{said}<thead><tr>{top}</tr></thead><tbody>{rows}</tbody></table>"

@@ -213,7 +213,7 @@ def _networks(data: dict[str, Any]) -> tuple[str, str]:
     )
     rows = "".join(_network_row(each, extra) for each in data["networks"])
     caption = "Labels A to G compare with the networks of the same task; see the documented limits."
-    return section("Networks", _sortable("networks-table", table(heads, rows, caption)))
+    return section("Networks", _sortable("networks-table", table(heads, rows, caption, frozenset({1}))))
 
 
 def _network_row(each: dict[str, Any], extra: bool) -> str:
@@ -226,13 +226,13 @@ def _network_row(each: dict[str, Any], extra: bool) -> str:
     sure = each["label_best"] == each["label_worst"]
     span = "" if sure else f"<small>{each['label_best']} to {each['label_worst']}</small>"
     cells = [
-        escape(each["task"]),
         joules(_nan(energy["energy_j"])) + ends,
         times,
         f"<b>{each['label']}</b>{span}",
     ]
     cells += (["" if each["accuracy"] is None else f"{each['accuracy']:g}"]) if extra else []
-    inside = "".join(f"<td>{cell}</td>" for cell in cells)
+    task = f'<td class="left">{escape(each["task"])}</td>'
+    inside = task + "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr><th scope="row">{escape(each["network"])}</th>{inside}</tr>'
 
 

@@ -85,4 +85,4 @@ def sites(ledger: Ledger | None, fault: str = "", most: int = 8) -> RenderableTy
     if ledger is None:
         return Text(fault or "Top sites: working them out …", style="dim")
     tables = [text.rail_table(rail, ledger, most) for rail in ledger.rails]
-    return Group(*tables, *([Text(fault, style="dim")] if fault else []))
+    return Group("", *tables, *([Text(fault, style="dim")] if fault else []))

@@ -192,7 +192,8 @@ function siteSays(site) {
   return said.join("\n");
 }
 function unresolved(entry) {
-  if (!entry.confounded_with.length) return "below the meter's resolution, at most " + joules(entry.exclusive.high_j);
+  const own = entry.exclusive;
+  if (!entry.confounded_with.length) return own.low_j > 0 ? "not resolved, " + bounds(own) : "below the meter's resolution, at most " + joules(own.high_j);
   const others = entry.confounded_with.map(siteName).join(", ");
   return "not told apart from " + others + (entry.joint ? "; jointly " + joules(entry.joint.energy_j) + " (" + bounds(entry.joint) + ")" : "");
 }
@@ -295,7 +296,7 @@ function layFlat(rows) {
 function frameButton({ node, left, width, depth }, index) {
   const words = node.name + ", " + joules(node.sum) + ($("measure").value === "exclusive" ? " own" : " with what it calls, " + joules(node.own) + " own") + ", " + percent(node.sum, flameRoot.sum);
   const button = make("button", { type: "button", tabIndex: index ? -1 : 0, style: { left: 100 * left + "%", width: 100 * width + "%", top: depth * 25 + "px",
-    background: node.site ? fill(node.site.id) : node.name === "idle" ? "#c3c9d1" : node.name === "unattributed" ? "#f0b0b0" : "#dfe3e8" } }, node.name);
+    background: node.site ? fill(node.site.id) : node.name === "idle" ? "#c3c9d1" : node.name === "unattributed" ? "#f0b0b0" : "#dfe3e8" } }, width * $("frames").clientWidth < 30 ? "" : node.name);
   button.setAttribute("aria-label", words);
   const tip = () => words + (node.site ? "\n" + siteSays(node.site) : "");
   button.addEventListener("pointermove", event => showTip(tip(), event.clientX, event.clientY));
@@ -349,10 +350,10 @@ function fillSites() {
   $("site-more").hidden = rows.length <= shown;
 }
 function siteRow(site, entry, whole) {
-  const own = entry.exclusive, all = entry.inclusive, cell = (text, below) => make("td", {}, text, ...(below ? [make("small", {}, below)] : []));
+  const own = entry.exclusive, all = entry.inclusive, cell = (text, below) => make("td", {}, text, ...(below ? [make("small", { className: below.length < 24 ? "keep" : "" }, below)] : []));
   const name = make("th", { scope: "row", className: "left" }, make("code", {}, site.name), " ", make("span", { className: "soft" }, place(site)));
-  const energy = entry.resolved ? joules(own.energy_j) : entry.confounded_with.length ? "not told apart" : "below resolution";
-  const range = entry.resolved ? bounds(own) : unresolved(entry).replace(/^below the meter's resolution, |^not told apart /, "");
+  const energy = entry.resolved ? joules(own.energy_j) : entry.confounded_with.length ? "not told apart" : own.low_j > 0 ? "not resolved" : "below resolution";
+  const range = entry.resolved ? bounds(own) : unresolved(entry).replace(/^below the meter's resolution, |^not told apart |^not resolved, /, "");
   return make("tr", {}, name, cell(site.kind), cell(site.calls.toLocaleString("en")), cell(si(site.exclusive_s, "s")), cell(energy, range),
     cell(joules(all.energy_j), bounds(all)), cell(entry.resolved && site.calls && own.energy_j !== null ? joules(own.energy_j / site.calls) : ""), cell(percent(own.energy_j, whole.energy_j)));
 }
