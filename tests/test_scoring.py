@@ -124,6 +124,11 @@ def test_pcs_by_hand():
     assert (score.value, score.low, score.high) == (70, pytest.approx(67), pytest.approx(73))
 
 
+def test_no_interval_of_pcs_reaches_above_a_hundred():
+    (score,) = scoring.pcs(replace(make([[1.0]]), power_error=np.array([[12.0]])))
+    assert score.low < score.value <= score.high == 100
+
+
 def test_iecs_by_hand_is_a_geometric_mean():
     # B needs 1/4 and 4 times A's energy, and 1/8: the cube root of 4 · 1/4 · 8 = 2.
     score = scoring.iecs(make([[1.0, 1.0, 8.0], [0.25, 4.0, 1.0]]), 0)

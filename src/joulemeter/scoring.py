@@ -158,7 +158,8 @@ def _pcs_of(table: ScoreTable, fit: TwoWay, row: int) -> Score:
     mean_w = float(power[here].mean())
     measured_w = float((power * table.power_error[row])[here].mean())
     half = 100 / tdp_w * math.hypot(measured_w, mean_w * _missing_error(fit, here))
-    return Score(float(round(exact)), min(exact, whole) - half, max(exact, whole) + half)
+    # No device takes less than nothing: 100 is the end, however wide a cell's interval.
+    return Score(float(round(exact)), min(exact, whole) - half, min(100.0, max(exact, whole) + half))
 
 
 def pcs_exact(table: ScoreTable, row: int, tdp_factor: float) -> float:
