@@ -92,4 +92,6 @@ def _line(line: Line, unit: str) -> str:
 
     slope = line.slope
     ends = f"{si(slope.low, unit)} to {si(slope.high, unit)}"
+    if slope.value != slope.value:
+        return "no line: fewer than three of the points can be told from nothing"
     return f"{si(slope.value, unit)}  ({ends}), R² {line.r2:.3f}"
