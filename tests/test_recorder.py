@@ -468,6 +468,60 @@ def test_a_class_at_the_address_of_a_dead_one_is_judged_anew(engine: Any, tmp_pa
     recorder.close()
 
 
+class Interrupted(calls.Judge):
+    """A judge amid whose first answer of the kind ``method`` a signal arrives."""
+
+    def __init__(self, sink: Any, method: str, number: int) -> None:
+        super().__init__(sink, ("json",))
+        answer, waiting = getattr(self, method), [number]
+
+        def asked(*arguments: Any) -> Any:
+            if waiting:
+                signal.raise_signal(waiting.pop())
+            return answer(*arguments)
+
+        setattr(self, method, asked)
+
+
+def too_late(_number: int, _frame: Any) -> None:
+    raise TimeoutError("too late")
+
+
+@pytest.mark.parametrize("method", ["module", "function", "site", "describe"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGALRM])
+def test_what_a_signal_raises_while_we_judge_reaches_the_program_and_the_call_is_metered_ever_after(
+    engine: Any, tmp_path: Path, method: str, number: int
+) -> None:
+    before = signal.signal(signal.SIGALRM, too_late)
+    recorder = Recorder(tmp_path, engine)
+    gates = recorder.gates(Interrupted(recorder, method, number), calls.special())
+    call = gates.gate(0, ("f.py", 1, 0, "f"))
+    reached = []
+    try:
+        with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else TimeoutError):
+            reached.append(call(json.dumps)([1]))
+            reached.append(len(reached))
+        assert len(reached) <= 1, "no later than where the call returns"
+        assert call(json.dumps)([1]) == "[1]"
+        assert gates.decide(json.dumps) == "json.dumps"
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        recorder.close()
+
+
+@pytest.mark.skipif(len(ENGINES) < 2, reason="the extension was not built")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_fault_of_the_judges_own_is_shown_and_never_raised(tmp_path: Path, capsys: Any) -> None:
+    class Faulty(calls.Judge):
+        def function(self, *_: Any) -> Any:
+            raise TimeoutError("of its own")
+
+    recorder = Recorder(tmp_path, _recorder)
+    call = recorder.gates(Faulty(recorder, ("json",)), calls.special()).gate(0, ("f.py", 1, 0, "f"))
+    assert call(json.dumps)([1]) == "[1]"
+    recorder.close()
+
+
 @pytest.mark.skipif(len(ENGINES) < 2, reason="the extension was not built")
 def test_a_subinterpreter_is_refused_the_extension_and_told_why() -> None:
     interpreters = pytest.importorskip("_xxsubinterpreters")

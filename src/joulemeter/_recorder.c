@@ -212,11 +212,54 @@ static PyObject *call_twin(const char *name) {
     return result;
 }
 
+static PyObject *late; /* what a signal's handler raised amid our code: the program's, but not raised in it yet */
+
+static int raise_late(void *error) {
+    PyErr_SetObject((PyObject *)Py_TYPE((PyObject *)error), error);
+    Py_DECREF((PyObject *)error);
+    return -1;
+}
+
+/* Has what is late raised where the program goes on. Not before we are done: it would be raised amid us again. */
+static void hand_over_late(void) {
+    if (late && Py_AddPendingCall(raise_late, late) == 0) late = NULL;
+}
+
+/* Ends the exception that code of ours raised beside the program: it is shown, never raised. One that a signal
+   raised meanwhile is the program's and kept for it; then 1: what was asked is to be asked again, or left. */
+static int fault(PyObject *where) {
+    PyObject *type, *error, *trace;
+    PyErr_Fetch(&type, &error, &trace);
+    PyErr_NormalizeException(&type, &error, &trace);
+    if (trace && error) PyException_SetTraceback(error, trace);
+    PyObject *function = error ? twin("is_from_signal") : NULL;
+    PyObject *answer = function ? PyObject_CallOneArg(function, error) : NULL;
+    int is_late = answer == Py_True;
+    Py_XDECREF(function);
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    PyErr_Restore(type, error, trace);
+    if (!is_late) {
+        PyErr_WriteUnraisable(where);
+        hand_over_late();
+        return 0;
+    }
+    Py_XSETREF(late, Py_NewRef(error));
+    PyErr_Clear();
+    return 1;
+}
+
+/* The same, of what is not asked again. */
+static void end_fault(PyObject *where) {
+    fault(where);
+    hand_over_late();
+}
+
 static void lane_announce(Lanes *s, Lane *l, PyObject *name) {
     if (l->announced || s->closed) return;
     l->announced = 1;
     PyObject *result = name ? PyObject_CallFunction(s->named, "iO", l->number, name) : NULL;
-    if (!result) PyErr_WriteUnraisable((PyObject *)s);
+    if (!result) end_fault((PyObject *)s);
     Py_XDECREF(result);
 }
 
@@ -291,7 +334,7 @@ static PyObject *running_task(void) {
     PyObject *loop = get_loop ? PyObject_CallNoArgs(get_loop) : NULL;
     PyObject *task = loop && loop != Py_None ? call_twin("running_task") : NULL;
     Py_XDECREF(loop);
-    if (!task) PyErr_Clear();
+    if (!task && PyErr_Occurred()) end_fault((PyObject *)&PyModule_Type);
     if (task == Py_None) Py_CLEAR(task);
     return task;
 }
@@ -589,8 +632,10 @@ static int module_metered(Gates *g, PyObject *name) {
     PyObject *known = PyDict_GetItemWithError(g->modules, name);
     if (LIKELY(known != NULL)) return known == Py_True;
     if (PyErr_Occurred()) goto fail;
-    PyObject *answer = PyObject_CallMethod(g->judge, "module", "O", name);
-    if (!answer) goto fail;
+    PyObject *answer;
+    while (!(answer = PyObject_CallMethod(g->judge, "module", "O", name)))
+        if (!fault(name)) return 0;
+    hand_over_late();
     int yes = PyObject_IsTrue(answer);
     Py_DECREF(answer);
     if (yes < 0 || PyDict_SetItem(g->modules, name, yes ? Py_True : Py_False) < 0) goto fail;
@@ -697,12 +742,11 @@ static PyObject *slot_remember(Gates *g, PyObject *object, int keep, PyObject *n
 
 /* Asks the judge; what it cannot answer is not metered, and the fault is shown, never raised. */
 static PyObject *judge_ask(Gates *g, const char *method, PyObject *a, PyObject *b, PyObject *callee) {
-    PyObject *answer = PyObject_CallMethod(g->judge, method, "OOO", a, b ? b : Py_None, callee);
-    if (answer && PyUnicode_CheckExact(answer)) PyUnicode_InternInPlace(&answer);
-    if (!answer) {
-        PyErr_WriteUnraisable(callee);
-        answer = Py_NewRef(Py_None);
-    }
+    PyObject *answer;
+    while (!(answer = PyObject_CallMethod(g->judge, method, "OOO", a, b ? b : Py_None, callee)))
+        if (!fault(callee)) return Py_NewRef(Py_None);
+    hand_over_late();
+    if (PyUnicode_CheckExact(answer)) PyUnicode_InternInPlace(&answer);
     return answer;
 }
 
@@ -799,7 +843,9 @@ static Entry *gate_entry(Gate *self, PyObject *name) {
     for (int i = 0; i < self->entry_count; i++)
         if (PyUnicode_Compare(self->entries[i]->name, name) == 0) return self->entries[i];
     Py_INCREF(name); /* what remembers it may be cleared while the judge is asked */
-    PyObject *id = PyObject_CallMethod(self->gates->judge, "site", "OO", self->place, name);
+    PyObject *id;
+    while (!(id = PyObject_CallMethod(self->gates->judge, "site", "OO", self->place, name)) && fault((PyObject *)self)) {}
+    hand_over_late();
     int64_t site = id ? PyLong_AsLongLong(id) : -1;
     Py_XDECREF(id);
     Entry *made = site < 0 ? NULL : PyMem_Malloc(sizeof *made);
@@ -829,7 +875,7 @@ static void describe(Wrap *self, PyObject *const *args, size_t nargsf, PyObject 
     for (Py_ssize_t i = 0; i < positional + named; i++) PyTuple_SET_ITEM(tuple, i, Py_NewRef(args[i]));
     PyObject *result = PyObject_CallMethod(self->gate->gates->judge, "describe", "LKOOO", (long long)e->site,
                                            (unsigned long long)e->count, tuple, keywords ? keywords : Py_None, self->inner);
-    if (!result) PyErr_WriteUnraisable((PyObject *)self->gate);
+    if (!result) end_fault((PyObject *)self->gate);
     Py_XDECREF(result);
     Py_DECREF(tuple);
 }
@@ -1258,7 +1304,7 @@ static void restore(Wrap *self, PyObject *const *args, Py_ssize_t count) {
     for (Py_ssize_t i = 0; i < count; i++) {
         if (!PyFunction_Check(args[i])) continue;
         PyObject *done = PyObject_CallMethod(self->gate->gates->judge, "restore", "O", args[i]);
-        if (!done) PyErr_WriteUnraisable((PyObject *)self->gate);
+        if (!done) end_fault((PyObject *)self->gate);
         Py_XDECREF(done);
     }
 }

@@ -11,6 +11,7 @@ dropped, counted, and tried again.
 
 from __future__ import annotations
 
+import _signal  # not `signal`: a program may never have imported that, nor the enum that it needs
 import mmap
 import os
 import sys
@@ -291,3 +292,20 @@ def running_task() -> Any:
     if asyncio is None or asyncio._get_running_loop() is None:
         return None
     return asyncio.current_task()
+
+
+def is_from_signal(error: BaseException) -> bool:
+    """Whether a signal raised ``error``: through Python's own handler of SIGINT, or one of the program's."""
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    handlers = [_signal.getsignal(number) for number in _signal.valid_signals()]
+    known = {_code(handler) for handler in handlers if callable(handler)}
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code not in known:
+        trace = trace.tb_next
+    return trace is not None
+
+
+def _code(handler: Any) -> Any:
+    """The code of a function, of a method, or of an object that is called."""
+    return getattr(handler, "__code__", None) or getattr(type(handler).__call__, "__code__", None)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from joulemeter.errors import RunFolderError
 from joulemeter.sampler import Sampler
 
 _FORWARDED = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+_WATCHED = _FORWARDED | {signal.SIGCHLD}
 _SI_KERNEL = 0x80  # siginfo_t.si_code of a signal that the terminal sent, to the whole process group
 _PR_SET_PDEATHSIG = 1
 
@@ -63,8 +64,7 @@ def supervise(
     time.sleep(idle_s)
     before = conditions.look()
     started_ns = time.monotonic_ns()
-    child = _start(made, program, launcher)
-    status = _wait(child)
+    status = _run(made, program, launcher)
     ended_ns = time.monotonic_ns()
     after = conditions.look()
     time.sleep(idle_s)
@@ -84,13 +84,25 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
-def _start(folder: Path, program: Sequence[str], launcher: Sequence[str]) -> subprocess.Popen[bytes]:
+def _run(folder: Path, program: Sequence[str], launcher: Sequence[str]) -> int:
+    """Runs the program to its end; signals sent to this process alone are handed on to it, from its start."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+    try:
+        return _wait(_start(folder, program, launcher, before))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(
+    folder: Path, program: Sequence[str], launcher: Sequence[str], mask: Iterable[int]
+) -> subprocess.Popen[bytes]:
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     raw = (folder / run.RAW).absolute()
     command = [sys.executable, *flags, "-m", "joulemeter.launch", "--raw", str(raw), *launcher]
     libc = ctypes.CDLL(None)
 
     def die_with_the_supervisor() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # `kill -9` of `joulemeter run` is meant for the script, as it would be without us.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -102,16 +114,10 @@ def _start(folder: Path, program: Sequence[str], launcher: Sequence[str]) -> sub
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """The child's return code; signals sent to this process alone are handed on to it."""
-    watched = _FORWARDED | {signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-    try:
-        while (status := child.poll()) is None:
-            info = signal.sigtimedwait(watched, 0.5)
-            if info is not None and info.si_signo in _FORWARDED and info.si_code != _SI_KERNEL:
-                child.send_signal(info.si_signo)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+    while (status := child.poll()) is None:
+        info = signal.sigtimedwait(_WATCHED, 0.5)
+        if info is not None and info.si_signo in _FORWARDED and info.si_code != _SI_KERNEL:
+            child.send_signal(info.si_signo)
     return status
 
 
