@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import joulemeter
+from phases_seen import durations_s, phases_seen
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with warnings.catch_warnings():
@@ -40,7 +41,13 @@ def fit(made, *callbacks):
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def seen():
+    with phases_seen() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, seen):
     from joulemeter.integrations.keras import EnergyCallback
 
     log = tmp_path_factory.mktemp("keras") / "log.csv"
@@ -63,14 +70,9 @@ def test_the_energy_of_a_step_is_the_epochs_share_without_its_validation(fitted)
     assert history["energy_j/step"] == pytest.approx([(epoch - inner) / STEPS for epoch, inner in pairs])
 
 
-def test_the_energy_of_an_epoch_is_its_power_times_its_time(fitted) -> None:
+def test_the_energy_of_an_epoch_is_its_power_times_its_time(fitted, seen) -> None:
     meter, history, _ = fitted
-    spans, names = meter.run.spans, {site.id: site.name for site in meter.run.sites}
-    took_s = [
-        (end - start) / 1e9
-        for site, start, end in zip(spans.site, spans.start_ns, spans.end_ns, strict=True)
-        if names[site] == "epoch"
-    ]
+    took_s = durations_s(seen, "epoch", meter.run)
     ends = zip(history["energy_low_j/epoch"], took_s, history["energy_high_j/epoch"], strict=True)
     assert all(low <= 50 * seconds <= high for low, seconds, high in ends)
 

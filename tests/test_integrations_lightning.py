@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import joulemeter
+from phases_seen import durations_s, phases_seen
 
 if importlib.util.find_spec("torchvision") is not None:
     # Its operators are built for one torch alone; with another, Lightning could not import it.
@@ -69,7 +70,13 @@ def _their_warnings():
 
 
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def seen():
+    with phases_seen() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, seen):
     from joulemeter.integrations.lightning import EnergyCallback
 
     folder = tmp_path_factory.mktemp("lightning")
@@ -96,14 +103,9 @@ def test_each_epoch_and_validation_has_its_energy_in_the_log(fitted) -> None:
     assert len(logged(folder, "energy_j/test")) == 1
 
 
-def test_the_energy_of_an_epoch_is_its_power_times_its_time(fitted) -> None:
+def test_the_energy_of_an_epoch_is_its_power_times_its_time(fitted, seen) -> None:
     meter, folder = fitted
-    spans, names = meter.run.spans, {site.id: site.name for site in meter.run.sites}
-    took_s = [
-        (end - start) / 1e9
-        for site, start, end in zip(spans.site, spans.start_ns, spans.end_ns, strict=True)
-        if names[site] == "epoch"
-    ]
+    took_s = durations_s(seen, "epoch", meter.run)
     low, high = logged(folder, "energy_low_j/epoch"), logged(folder, "energy_high_j/epoch")
     assert len(took_s) == EPOCHS
     assert all(a <= 50 * t <= b for a, t, b in zip(low, took_s, high, strict=True))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import joulemeter
+from phases_seen import durations_s, phases_seen
 
 pytest.importorskip("accelerate", reason="transformers.Trainer needs accelerate")
 if importlib.util.find_spec("torchvision") is not None:
@@ -50,7 +51,13 @@ def trainer(folder: object, **options: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def seen():
+    with phases_seen() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, seen):
     from joulemeter.integrations.transformers import EnergyCallback
 
     with warnings.catch_warnings():
@@ -93,14 +100,9 @@ def test_phases_are_spans(trained) -> None:
     assert (count["epoch"], count["step"], count["evaluation"]) == (EPOCHS, EPOCHS * STEPS, EPOCHS)
 
 
-def test_the_energy_of_an_epoch_is_its_power_times_its_time(trained) -> None:
+def test_the_energy_of_an_epoch_is_its_power_times_its_time(trained, seen) -> None:
     made, meter = trained
-    spans, names = meter.run.spans, {site.id: site.name for site in meter.run.sites}
-    took_s = [
-        (end - start) / 1e9
-        for site, start, end in zip(spans.site, spans.start_ns, spans.end_ns, strict=True)
-        if names[site] == "epoch"
-    ]
+    took_s = durations_s(seen, "epoch", meter.run)
     ends = zip(logged(made, "energy_low_j/epoch"), took_s, logged(made, "energy_high_j/epoch"), strict=True)
     assert all(low <= 50 * seconds <= high for low, seconds, high in ends)
 

@@ -14,7 +14,7 @@ from joulemeter.ledger import UNKNOWN, Energy
 if TYPE_CHECKING:
     from joulemeter.meter import Meter
 
-SETTLE_S = 0.25
+SETTLE_S = 2.0
 """The longest that the end of a phase waits for the meter's next reading."""
 
 
@@ -147,6 +147,6 @@ def settled(
     energy = meter.energy_between(start_ns, end_ns)
     until = time.monotonic() + settle_s
     while math.isnan(energy.energy_j) and time.monotonic() < until:
-        sleep(settle_s / 25)
+        sleep(min(settle_s / 25, 0.01))
         energy = meter.energy_between(start_ns, end_ns)
     return energy
