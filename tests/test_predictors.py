@@ -178,6 +178,47 @@ def test_the_ground_finds_where_bytes_leave_the_cache_and_goes_on_beyond_what_wa
     assert np.exp(regression.ground(costs, far))[0] == pytest.approx(expected, rel=1e-3)
 
 
+def means(sizes: list[tuple[int, int]]) -> list[dict[str, float]]:
+    """Squeeze-and-excitation blocks of such heights and channels."""
+    made = []
+    for size, channels in sizes:
+        shape = {"height": size, "width": size, "in_channels": channels}
+        elements = float(size * size * channels)
+        made.append(features.describe(Kernel("se", shape), Work(2 * elements, 8 * elements, 4 * elements)))
+    return made
+
+
+def test_a_mean_over_the_image_strides_over_all_of_it_once_a_channel() -> None:
+    amounts = dict(zip(features.TERMS, features.terms(means([(224, 100)]))[0], strict=True))
+    strode, held = 100 * 224 * 224 * 100 * 4, 224 * 224 * 64
+    assert amounts["strode"] == pytest.approx(strode)
+    assert amounts["strode beyond 1 MiB"] == pytest.approx(strode * (1 - 2**20 / held))
+    assert amounts["strode beyond 4 MiB"] == 0.0
+
+
+def test_what_striding_costs_is_foreseen_at_more_channels_than_were_seen() -> None:
+    sizes = [(3, 40), (7, 300), (28, 80), (56, 140), (112, 780), (112, 1250), (224, 600)]
+
+    def joules(described: list[dict[str, float]]) -> NDArray[np.float64]:
+        terms = features.terms(described)
+        each = dict(zip(features.TERMS, terms.T, strict=True))
+        return np.asarray(2e-6 + 1e-10 * each["bytes"] + 1e-12 * each["strode beyond 1 MiB"])
+
+    seen, far = means(sizes), means([(224, 2100)])
+    costs = regression.priced(seen, np.log(joules(seen)), base="walk")
+    assert np.exp(regression.ground(costs, far)) == pytest.approx(joules(far), rel=1e-3)
+    without = regression.priced(seen, np.log(joules(seen)), base="ground")
+    assert abs(np.log(joules(far)) - regression.ground(without, far))[0] > 0.1
+
+
+def test_a_domain_is_known_even_where_the_ground_alone_serves() -> None:
+    described = means([(7, 40), (14, 40), (28, 40), (56, 40), (112, 40), (56, 20), (28, 80), (14, 160)])
+    target = np.log([each["log moved"] for each in described])
+    fitted = regression.fit(described, target, np.zeros(8), np.arange(8), ["process/none/walk"])
+    assert fitted.regression.outside(means([(448, 4000)]))[0]
+    assert not fitted.regression.outside(described[:1])[0]
+
+
 def test_a_family_without_small_kernels_learns_the_launch_from_the_device() -> None:
     described = [
         features.describe(Kernel("se", {"elements": int(b)}), Work(0.0, b, 0.0)) for b in (1e7, 4e7, 9e7)

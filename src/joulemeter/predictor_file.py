@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from joulemeter.models.regression import Member
     from joulemeter.models.trees import Trees
 
-SCHEMA = 2
-"""2: more costs in the physical ground."""
+SCHEMA = 3
+"""3: more costs in the physical ground."""
 _LARGEST = 2**31
 """Bytes that a member of the zip may unpack to: more is a bomb, not a predictor."""
 
@@ -201,7 +201,7 @@ def _family_tree(name: str, family: Family, arrays: dict[str, NDArray[Any]]) -> 
     regression = family.regression
     arrays[f"{name}/low"], arrays[f"{name}/high"] = regression.low, regression.high
     members = [_member_tree(f"{name}/{i}", m, arrays) for i, m in enumerate(regression.members)]
-    return {"factor": _number(family.factor), "members": members}
+    return {"factor": _number(family.factor), "members": members, "domain": list(regression.columns)}
 
 
 def _family(name: str, tree: Mapping[str, Any], reader: _Reader) -> Family:
@@ -209,10 +209,11 @@ def _family(name: str, tree: Mapping[str, Any], reader: _Reader) -> Family:
     from joulemeter.models.regression import Regression
 
     members = tuple(_member_of(f"{name}/{i}", m, reader) for i, m in enumerate(tree["members"]))
+    domain = tuple(str(column) for column in tree["domain"])
     low, high = reader.floats(f"{name}/low"), reader.floats(f"{name}/high")
-    if not members or len(low) != len(members[0].columns) or len(low) != len(high):
+    if not members or len(low) != len(domain) or len(low) != len(high):
         raise ValueError(f"{name} has no members, or a domain of other features")
-    return Family(Regression(members, low, high), _of_number(tree["factor"]))
+    return Family(Regression(members, domain, low, high), _of_number(tree["factor"]))
 
 
 def _member_tree(name: str, member: Member, arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:

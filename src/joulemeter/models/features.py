@@ -19,7 +19,9 @@ from joulemeter.kernel import DTYPE_BYTES, Kernel, Work
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PRODUCTS = ("conv", "fc", "matmul")
+_WALKED = ("se", "global-avgpool")
+"""Families that take the mean of each channel."""
+_LINE_BYTES = 64
 _MALI_UNITS = 16
 """Compute units of the GPU whose block thresholds ``block`` follows."""
 
@@ -32,6 +34,7 @@ VIEWS: dict[str, tuple[str, ...]] = {
     "size": ("log moved", "log parameters", "log batch", "log dtype"),
     "pooled": ("family ", "log flops", "log moved", "log parameters", "log batch", "log dtype",
                "dim in_channels", "dim kernel_height", "dim stride_height"),
+    "none": (),
     "published": ("raw ",),
 }  # fmt: skip
 """Sets of features by the beginning of their names; which serves best is chosen for each family."""
@@ -60,7 +63,7 @@ def describe(kernel: Kernel, work: Work) -> dict[str, float]:
     features |= {f"raw {name}": float(value) for name, value in dims.items()}
     features |= {"raw flops": work.flops, "raw parameters": work.parameters, "raw batch": float(kernel.batch)}
     product = dimensions_of_product(kernel)
-    return features | (_of_product(kernel, *product) if product else {})
+    return features | (_of_product(kernel, *product) if product else _of_walk(kernel))
 
 
 def dimensions_of_product(kernel: Kernel) -> tuple[float, float, float] | None:
@@ -77,6 +80,18 @@ def dimensions_of_product(kernel: Kernel) -> tuple[float, float, float] | None:
     if kernel.family.startswith("matmul"):
         return kernel.batch * d("products") * d("rows"), d("columns"), d("inner")
     return None
+
+
+def _of_walk(kernel: Kernel) -> dict[str, float]:
+    """What a mean over the image costs where channels lie together and each is summed on its own, as in
+    TFLite's: the whole image is strode over once a channel, a line of the cache for each pixel."""
+    if kernel.family not in _WALKED or "in_channels" not in kernel.shape:
+        return {}
+    channels = kernel.dimension("in_channels")
+    pixels = kernel.dimension("height") * kernel.dimension("width")
+    image = pixels * channels * DTYPE_BYTES.get(kernel.dtype, 4)
+    strode = kernel.batch * channels * image
+    return {"log strode": math.log(strode), "log held": math.log(pixels * _LINE_BYTES)}
 
 
 def _of_product(kernel: Kernel, m: float, n: float, k: float) -> dict[str, float]:
@@ -146,22 +161,40 @@ def table(described: Sequence[dict[str, float]], columns: Sequence[str]) -> NDAr
 SPILL_BYTES = tuple(4.0**step for step in range(10, 15))
 """Sizes that caches have, 1 to 256 MiB: bytes beyond one cost more than those within, on no device less."""
 
-TERMS = ("launch", "flops", "bytes", *(f"beyond {size / 2**20:g} MiB" for size in SPILL_BYTES),
-         "tiles", "gathered", "lhs", "rhs", "out")  # fmt: skip
+_BEYOND = tuple(f"beyond {size / 2**20:g} MiB" for size in SPILL_BYTES)
+_STRODE = ("strode", *(f"strode {name}" for name in _BEYOND))
+TERMS = ("launch", "flops", "bytes", *_BEYOND, "tiles", "gathered", "lhs", "rhs", "out", *_STRODE)
 """Costs that add up: a launch, FLOPs, bytes, bytes beyond what a cache holds, whole tiles, the gathered input
-of a convolution, operands."""
+of a convolution, operands, bytes strode over."""
 
 
 def terms(described: Sequence[dict[str, float]]) -> NDArray[np.float64]:
-    """The amounts behind ``TERMS``, shape (n, 13); those of products are 0 elsewhere."""
+    """The amounts behind ``TERMS``, shape (n, 19); those of products and of walks are 0 elsewhere."""
     return np.array([_amounts(each) for each in described], np.float64).reshape(len(described), len(TERMS))
 
 
 def _amounts(each: dict[str, float]) -> list[float]:
     flops = math.expm1(each.get("log flops", 0.0))
     moved = sum(math.expm1(each.get(f"log {way}", 0.0)) for way in ("read", "write"))
-    if "log M" not in each:
-        return [1.0, flops, moved, *(max(moved - size, 0.0) for size in SPILL_BYTES), 0.0, 0.0, 0.0, 0.0, 0.0]
-    tiles, lhs, rhs, out = (math.exp(each[f"log {name}"]) for name in ("tiles", "lhs", "rhs", "out"))
-    gathered = lhs if each["window"] > 0 or each["stride"] > 0 else 0.0
-    return [1.0, flops, moved, *[0.0] * len(SPILL_BYTES), tiles, gathered, lhs, rhs, out]
+    if "log M" in each:
+        tiles, lhs, rhs, out = (math.exp(each[f"log {name}"]) for name in ("tiles", "lhs", "rhs", "out"))
+        gathered = lhs if each["window"] > 0 or each["stride"] > 0 else 0.0
+        spilt = [0.0] * len(SPILL_BYTES)
+        return [1.0, flops, moved, *spilt, tiles, gathered, lhs, rhs, out, *_strode(each)]
+    spilt = [max(moved - size, 0.0) for size in SPILL_BYTES]
+    return [1.0, flops, moved, *spilt, *[0.0] * 5, *_strode(each)]
+
+
+def _strode(each: dict[str, float]) -> list[float]:
+    """Bytes strode over, and those of them whose lines do not stay in a cache of each size."""
+    if "log strode" not in each:
+        return [0.0] * len(_STRODE)
+    strode, held = math.exp(each["log strode"]), math.exp(each["log held"])
+    return [strode, *(strode * max(1 - size / held, 0.0) for size in SPILL_BYTES)]
+
+
+GROUNDS: dict[str, frozenset[str]] = {
+    "ground": frozenset(TERMS) - frozenset(_STRODE),
+    "walk": frozenset(TERMS) - frozenset(_BEYOND),
+}
+"""Terms that a ground adds up. What a walk misses in caches is not counted a second time as bytes beyond."""

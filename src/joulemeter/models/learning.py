@@ -248,9 +248,7 @@ def _family(
     alone: _Choice = fitted.regression, fitted.mean, fitted.deviation
     if shared is None:
         return alone
-    return min(
-        (alone, shared), key=lambda choice: float(np.minimum(np.abs(own.target - choice[1]), 0.5).mean())
-    )
+    return min((alone, shared), key=lambda choice: regression.error(own.target - choice[1], own.target))
 
 
 def _cards(

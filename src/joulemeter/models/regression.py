@@ -26,6 +26,8 @@ LEAST_ROWS = 5
 """A family with fewer configurations has no model of its own."""
 _SMALL_ROWS = 100
 """With fewer rows, processes of size alone are tried: each dimension has a length scale to be learnt."""
+FEW_ROWS = 25
+"""With fewer, what a ground adds up to is tried alone."""
 _BOOSTED_ROWS = 800
 """From so many rows on, boosted trees are tried: below, processes always won."""
 _MEMBERS = 4
@@ -50,7 +52,7 @@ FULL = Care()
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One regressor of the logarithm of a quantity. ``costs`` (13,) is its physical ground, by TERMS of
+    """One regressor of the logarithm of a quantity. ``costs`` (19,) is its physical ground, by TERMS of
     ``features``, all zero where it has none; ``deviation`` is the standard deviation where the regressor
     gives none."""
 
@@ -74,9 +76,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Regression:
-    """Members whose means are averaged; ``low`` and ``high`` (by column of the first) bound what was seen."""
+    """Members whose means are averaged; ``low`` and ``high`` (by column) bound what was seen."""
 
     members: tuple[Member, ...]
+    columns: tuple[str, ...]
     low: NDArray[np.float64]
     high: NDArray[np.float64]
 
@@ -90,11 +93,10 @@ class Regression:
 
     def outside(self, described: Sequence[dict[str, float]]) -> list[tuple[str, ...]]:
         """For each row the features that lie outside what was seen, by more than a tenth of its range."""
-        columns = self.members[0].columns
-        values = features.table(described, columns)
+        values = features.table(described, self.columns)
         slack = 0.1 * (self.high - self.low) + 1e-9
         beyond = (values < self.low - slack) | (values > self.high + slack)
-        return [tuple(columns[j] for j in np.flatnonzero(row)) for row in beyond]
+        return [tuple(self.columns[j] for j in np.flatnonzero(row)) for row in beyond]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +118,19 @@ def ground(costs: NDArray[np.float64], described: Sequence[dict[str, float]]) ->
 
 
 def priced(
-    described: Sequence[dict[str, float]], target: NDArray[np.float64], launch: float = np.nan
+    described: Sequence[dict[str, float]],
+    target: NDArray[np.float64],
+    launch: float = np.nan,
+    base: str = "ground",
 ) -> NDArray[np.float64]:
-    """Costs (13,), none negative, whose sums lie nearest exp(``target``) relative to it (least squares).
+    """Costs (19,), none negative, whose sums lie nearest exp(``target``) relative to it (least squares);
+    those that are no part of ``base`` (one of features.GROUNDS) are 0.
 
     ``launch`` is the logarithm of what the cheapest kernel of the device costs: a family whose small kernels
     were not measured still costs about that for nothing.
     """
-    table = features.terms(described)
+    part = [name in features.GROUNDS[base] for name in features.TERMS]
+    table = features.terms(described) * part
     if np.isfinite(launch):
         table = np.vstack([table, [1.0, *[0.0] * (len(features.TERMS) - 1)]])
         target = np.append(target, launch)
@@ -137,13 +144,20 @@ def priced(
 
 
 def recipes(described: Sequence[dict[str, float]]) -> list[str]:
-    """The candidates for such kernels: processes on each view of them, with ground and without; trees."""
+    """The candidates for such kernels: processes on each view of them, with ground and without; the ground
+    alone for few; trees for many."""
     views = ["work"]
     if len(described) < _SMALL_ROWS:
         views += ["size"]
     if all("log M" in each for each in described):
         views += ["tiles", "slices"]
-    found = [f"process/{view}/{base}" for view in views for base in ("plain", "ground")]
+    walked = all("log strode" in each for each in described)
+    few = len(described) < FEW_ROWS
+    # What a walk costs is seen at large images alone, of which few rows hold one or two: physics must say it.
+    bases = ["walk"] if walked and few else ["plain", "ground"] + (["walk"] if walked else [])
+    found = [f"process/{view}/{base}" for view in views for base in bases]
+    if few:
+        found.append(f"process/none/{bases[-1]}")
     return found + (["boosted/work/ground"] if len(described) >= _BOOSTED_ROWS else [])
 
 
@@ -163,40 +177,43 @@ def fit(
     """
     rows = _Rows(described, target, known_variance, launch, seed, care.tune_rows)
     folds = folded(groups, seed)
+    # A ground of many costs explains a few rows by itself: to be compared it is learnt anew as well.
+    small = care.anew and len(target) < _SMALL_ROWS
     made = []
     for recipe in tried or recipes(described):
         member = rows.member(recipe)
-        mean, variance = _held_out(member, rows, folds)
+        mean, variance = _held_out(member, rows, folds, anew=small)
         if isinstance(member.regressor, Trees):
             variance[:] = np.mean((target - mean) ** 2)
             member = replace(member, deviation=float(np.sqrt(variance[0])))
         made.append((member, mean, variance))
-    error = [_error(target - mean, target) for _, mean, _ in made]
-    best = _best(made, error, target)
+    errors = [error(target - mean, target) for _, mean, _ in made]
+    best = _best(made, errors, target)
     # The card and the intervals: the chosen learnt anew without each fold, hyperparameters too.
     held = [(m, v) for _, m, v in best]
-    if care.anew:
+    if care.anew and not small:
         held = [_held_out(m, rows, folds, anew=True) for m, _, _ in best]
     mean = np.mean([m for m, _ in held], axis=0)
     deviation = np.sqrt(np.mean([v for _, v in held], axis=0))
-    inputs = features.table(described, best[0][0].columns)
-    regression = Regression(tuple(m for m, _, _ in best), inputs.min(0), inputs.max(0))
+    columns = best[0][0].columns or features.names(described, "work")
+    inputs = features.table(described, columns)
+    regression = Regression(tuple(m for m, _, _ in best), columns, inputs.min(0), inputs.max(0))
     return Fitted(
-        regression, mean, deviation, {m.recipe: e for (m, _, _), e in zip(made, error, strict=True)}
+        regression, mean, deviation, {m.recipe: e for (m, _, _), e in zip(made, errors, strict=True)}
     )
 
 
 _Made = tuple[Member, "NDArray[np.float64]", "NDArray[np.float64]"]
 
 
-def _best(made: Sequence[_Made], error: Sequence[float], target: NDArray[np.float64]) -> list[_Made]:
+def _best(made: Sequence[_Made], errors: Sequence[float], target: NDArray[np.float64]) -> list[_Made]:
     """The best one, or the mean of the few that are hardly worse, whichever errs least."""
-    order = [i for i in np.argsort(error, kind="stable") if error[i] <= _NEAR * min(error)]
+    order = [i for i in np.argsort(errors, kind="stable") if errors[i] <= _NEAR * min(errors)]
     sets = [[made[i] for i in order[:count]] for count in range(1, min(len(order), _MEMBERS) + 1)]
-    return min(sets, key=lambda some: _error(target - np.mean([mean for _, mean, _ in some], axis=0), target))
+    return min(sets, key=lambda some: error(target - np.mean([mean for _, mean, _ in some], axis=0), target))
 
 
-def _error(residual: NDArray[np.float64], target: NDArray[np.float64]) -> float:
+def error(residual: NDArray[np.float64], target: NDArray[np.float64]) -> float:
     """The mean error, half by rows and half by what they cost: a model must serve kernels and the bill."""
     errs = np.minimum(np.abs(residual), _WORST)
     share = np.exp(target - target.max())
@@ -228,14 +245,14 @@ class _Rows:
         )
 
     def member(self, recipe: str, like: Member | None = None) -> Member:
-        """A member by its recipe, ``kind/view/ground or plain``; its hyperparameters are sought from those of
-        the one that is ``like`` it."""
+        """A member by its recipe, ``kind/view/base``, the base ``plain`` or one of features.GROUNDS; its
+        hyperparameters are sought from those of the one that is ``like`` it."""
         kind, view, base = recipe.split("/")
         columns = features.names(self.described, view) if like is None else like.columns
         inputs = features.table(self.described, columns)
         costs = np.zeros(len(features.TERMS))
-        if base == "ground":
-            costs = priced(self.described, self.target, self.launch)
+        if base != "plain":
+            costs = priced(self.described, self.target, self.launch, base)
         rest = self.target - ground(costs, self.described)
         if kind != "process":
             grow = trees.boosted if kind == "boosted" else trees.forest
