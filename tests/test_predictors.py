@@ -211,6 +211,17 @@ def test_what_striding_costs_is_foreseen_at_more_channels_than_were_seen() -> No
     assert abs(np.log(joules(far)) - regression.ground(without, far))[0] > 0.1
 
 
+def test_candidates_of_few_rows_are_not_compared_by_rows_they_have_seen() -> None:
+    """Each cache that is left makes bytes three times dearer: seven rows, one beyond each, say nothing of the
+    next, though a ground of thirteen costs runs through all of them."""
+    moved = 2.0**20 * np.array([0.1, 0.5, 2, 8, 32, 128, 512])
+    dearer = [2 * 3**k * np.maximum(moved - size, 0) for k, size in enumerate(features.SPILL_BYTES)]
+    target = np.log(1e-9 * (moved + np.sum(dearer, axis=0)))
+    described = [features.describe(Kernel("add", {"elements": int(b)}), Work(0.0, b, 0.0)) for b in moved]
+    fitted = regression.fit(described, target, np.zeros(7), np.arange(7))
+    assert fitted.scores["process/size/ground"] > fitted.scores["process/size/plain"] > 0.1
+
+
 def test_a_domain_is_known_even_where_the_ground_alone_serves() -> None:
     described = means([(7, 40), (14, 40), (28, 40), (56, 40), (112, 40), (56, 20), (28, 80), (14, 160)])
     target = np.log([each["log moved"] for each in described])

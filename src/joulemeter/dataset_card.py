@@ -24,6 +24,8 @@ _CONTEXT = {
     "dct": "http://purl.org/dc/terms/",
     "column": "cr:column",
     "conformsTo": "dct:conformsTo",
+    "equivalentProperty": "cr:equivalentProperty",
+    "samplingRate": "cr:samplingRate",
     "data": {"@id": "cr:data", "@type": "@json"},
     "dataType": {"@id": "cr:dataType", "@type": "@vocab"},
     "examples": {"@id": "cr:examples", "@type": "@json"},
