@@ -266,6 +266,7 @@ def test_no_price_is_below_the_physical_bound(predictor: learning.Predictor) -> 
     huge = Kernel("conv", {"height": 7, "width": 7, "in_channels": 1, "out_channels": 1})
     made = predictor.predict([huge], [Work(1e15, 10.0, 10.0)])
     assert made.low[0] >= 0.5 * predictor.least["energy_j"][1] * 1e15 > 0
+    assert made.low[0] <= made.value[0] < made.high[0], "what is lifted to the bound keeps an interval"
     assert made.outside[0]
 
 

@@ -120,12 +120,13 @@ class Predictor:
 def bounded(
     model: Family, described: Sequence[dict[str, float]], floor: NDArray[np.float64], resolution: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Value, low and high (n,) of a family's kernels, none below ``floor`` (n,)."""
+    """Value, low and high (n,) of a family's kernels, none below ``floor`` (n,); what is lifted to it is no
+    surer for that."""
     mean, deviation = model.regression.predict(described)
     value = np.exp(np.clip(mean, -700, 700))
     reach = model.factor * np.hypot(deviation, rounding(value, resolution))
-    low, high = value * np.exp(-reach), value * np.exp(np.minimum(reach, 700))
-    return np.maximum(value, floor), np.maximum(low, floor), np.maximum(high, floor)
+    value = np.maximum(value, floor)
+    return value, np.maximum(value * np.exp(-reach), floor), value * np.exp(np.minimum(reach, 700))
 
 
 def rounding(value: NDArray[np.float64], resolution: float) -> NDArray[np.float64]:
