@@ -118,7 +118,8 @@ def _show(priced: Priced, what: str) -> None:
             f"have a "
             f"price; without one: {names}"
         )
-    click.echo(f"{priced.name}: one {what} on {priced.device} with {priced.backend} (predicted)")
+    device = priced.device or "an unnamed device"
+    click.echo(f"{priced.name}: one {what} on {device} with {priced.backend} (predicted)")
     click.echo(f"  energy    {_figure(priced.energy, joules)}")
     click.echo(f"  time      {_figure(priced.time, seconds)}")
     click.echo(f"  power     {_figure(priced.power, watts)}")
