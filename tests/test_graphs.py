@@ -1,5 +1,6 @@
 """Model files: the same kernels whatever the format, and a clear line for whatever cannot be read."""
 
+import itertools
 import json
 import math
 import struct
@@ -227,6 +228,51 @@ def test_more_nodes_than_any_network_has_are_refused(tmp_path: Path, monkeypatch
     monkeypatch.setattr(onnx_reader, "MAX_NODES", 3)
     with pytest.raises(GraphError, match="has 8 nodes, more than 3"):
         onnx_reader.read(saved(folded_small(), tmp_path), {"": (1, 3, 16, 16)})
+
+
+def functions(depth: int, calls: int):
+    """A model of ``depth`` functions, each of which calls the one before ``calls`` times; the first is a relu."""
+    imports = [helper.make_opsetid("", 20), helper.make_opsetid("ours", 1)]
+    made = []
+    for i in range(depth):
+        kind, domain = ("Relu", "") if i == 0 else (f"f{i - 1}", "ours")
+        names = ["a", *(f"b{j}" for j in range(calls))]
+        body = [helper.make_node(kind, [x], [y], domain=domain) for x, y in itertools.pairwise(names)]
+        made.append(helper.make_function("ours", f"f{i}", ["a"], [names[-1]], body, imports))
+    whole = model([helper.make_node(f"f{depth - 1}", ["x"], ["y"], domain="ours")], {"x": (1, 8)})
+    whole.opset_import.append(imports[1])
+    whole.functions.extend(made)
+    return whole
+
+
+def test_functions_are_put_in_place_of_their_calls(tmp_path: Path) -> None:
+    network = onnx_reader.read(saved(functions(2, 3), tmp_path), {})
+    assert [kernel.family for kernel in network.kernels] == ["relu"] * 9
+
+
+def test_two_kilobytes_of_functions_that_are_a_billion_nodes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match="1000000000 nodes"):
+        onnx_reader.read(saved(functions(9, 10), tmp_path), {})
+    endless = functions(2, 2)
+    endless.functions[0].node[0].op_type = "f1"
+    endless.functions[0].node[0].domain = "ours"
+    with pytest.raises(GraphError, match="calls itself"):
+        onnx_reader.read(saved(endless, tmp_path), {})
+
+
+def test_weights_for_other_channels_than_the_image_has_are_refused(tmp_path: Path) -> None:
+    made = model([helper.make_node("Conv", ["x", "w"], ["y"])], {"x": (1, 4, 8, 8)}, [("w", (8, 3, 3, 3))])
+    with pytest.raises(GraphError, match="4 channels by weights for 3"):
+        onnx_reader.read(saved(made, tmp_path), {})
+
+
+def test_a_pt2_without_operators_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt2"
+    empty = {"graph": {"nodes": [], "tensor_values": {}}, "signature": {"input_specs": []}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("models/model.json", json.dumps({"graph_module": empty}))
+    with pytest.raises(GraphError, match="no operators"):
+        torch_export.read(str(path), {})
 
 
 def test_an_unknown_or_quantised_operator_is_named_never_free(tmp_path: Path) -> None:

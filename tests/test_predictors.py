@@ -299,6 +299,20 @@ def test_a_stored_predictor_says_exactly_the_same(predictor: learning.Predictor,
     assert loaded.card["overall"] == predictor.card["overall"]
 
 
+def test_of_a_stored_predictor_only_the_families_asked_for_are_computed(
+    predictor: learning.Predictor, tmp_path: Path
+) -> None:
+    loaded = predictor_file.load(predictor_file.save(predictor, tmp_path / "p.joules"))
+    relus = [record for record in kernels(20, seed=2) if record.family == "relu"]
+    loaded.predict([r.kernel for r in relus], [r.work for r in relus])
+    computed = {
+        name: any("factor" in vars(m.regressor) for m in family.regression.members)
+        for name, family in loaded.families["energy_j"].items()
+    }
+    assert computed["relu"]
+    assert not computed["conv"]
+
+
 def _rewritten(path: Path, at: Path, tree: bytes | None = None, arrays: bytes | None = None) -> Path:
     with zipfile.ZipFile(path) as file:
         parts = {name: file.read(name) for name in file.namelist()}

@@ -28,9 +28,11 @@ def convolution(
     layout: str = "",
 ) -> Kernel:
     """A convolution of ``x`` (n, c, …) by ``weight`` (out, c / groups, …); depthwise where each group is
-    one channel.
+    one channel. Raises ValueError where the weights are for another number of channels.
     """
     c_in, c_out = x[1], weight[0]
+    if weight[1] * groups != c_in:
+        raise ValueError(f"an image of {c_in} channels by weights for {weight[1] * groups}")
     axes = _AXES[len(x) - 2]
     family = "dwconv" if groups == c_in and groups > 1 and c_out % groups == 0 else "conv"
     shape: dict[str, Value] = {

@@ -16,7 +16,7 @@ from joulemeter import kernels
 from joulemeter.kernel import Kernel, Work
 from joulemeter.ledger import number
 from joulemeter.network import Network, Node, Rule, fold, fuse
-from joulemeter.pricing import QUANTITIES, Calibration, Pricing, Quantity, estimates, is_product
+from joulemeter.pricing import QUANTITIES, Calibration, Pricing, Quantity, amounts_of, estimates
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -230,11 +230,10 @@ def _total(made: Sequence[Kernel], prices: _Prices, calibration: Calibration) ->
     """The total with its interval, and the part of it beyond the kernels'."""
     if not made or np.isnan(prices.value).all():
         return Figure(math.nan, math.nan, math.nan), math.nan
-    product = np.array([is_product(kernel) for kernel in made], bool)
     value = np.nan_to_num(prices.value)
-    table = np.array([[value[product].sum(), value[~product].sum(), float(len(made)), 1.0]])
+    table = np.array([amounts_of([(kernel, 1.0) for kernel in made], value)])
     total = float(calibration.total(table)[0])
-    extra = float(table[0, 2:] @ np.array(calibration.costs[2:]))
+    extra = float(table[0, 2:4] @ np.array(calibration.costs[2:4]))
     if math.isnan(calibration.spread):  # as if all kernels erred alike
         scale = total / max(value.sum(), 1e-300)
         return Figure(

@@ -249,8 +249,6 @@ def _process_tree(name: str, process: Process, arrays: dict[str, NDArray[Any]]) 
 
 
 def _process(name: str, tree: Mapping[str, Any], width: int, reader: _Reader) -> Process:
-    import numpy as np
-
     from joulemeter.models.gaussian import Hyperparameters, Process
 
     inputs, target = reader.floats(f"{name}/inputs", 2), reader.floats(f"{name}/target")
@@ -263,13 +261,10 @@ def _process(name: str, tree: Mapping[str, Any], width: int, reader: _Reader) ->
         or not (spread > 0).all()
     ):
         raise ValueError(f"{name}: the arrays do not belong together")
-    try:
-        return Process.conditioned(
-            Hyperparameters.of(hyper), centre, spread, float(tree["offset"]), float(tree["unit"]),
-            inputs, target, noise, rows,
-        )  # fmt: skip
-    except np.linalg.LinAlgError as error:
-        raise ValueError(f"{name}: {error}") from error
+    return Process(
+        Hyperparameters.of(hyper), centre, spread, float(tree["offset"]), float(tree["unit"]),
+        inputs, target, noise, rows,
+    )  # fmt: skip
 
 
 def _trees_tree(name: str, trees: Trees, arrays: dict[str, NDArray[Any]]) -> dict[str, float]:

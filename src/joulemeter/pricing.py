@@ -2,17 +2,19 @@
 
 The price of a network is not the sum of its kernels alone:
 
-    total = a · Σ kernels of products + b · Σ other kernels + c · launches + d
+    total = a · Σ kernels of products + b · Σ other kernels + c · launches + d + e · weights again
 
 with a and b near 1 (what running one after the other does to caches), c what a framework spends around each
-launch, d around each pass. The costs and the interval come from whole networks of the same data set, each
-family of networks left out in turn.
+launch, d around each pass. e is paid for each byte of weights beyond the first set of a shape: layers of one
+shape are timed with one set, which stays warm where a network's own come from memory. The costs and the
+interval come from whole networks of the same data set, each family of networks left out in turn.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,12 +39,14 @@ if TYPE_CHECKING:
 
 Quantity = Literal["energy_j", "time_s"]
 QUANTITIES: tuple[Quantity, ...] = ("energy_j", "time_s")
-TERMS = ("products", "other kernels", "launches", "pass")
+TERMS = ("products", "other kernels", "launches", "pass", "weights again")
+_USUAL = (1.0, 1.0, 0.0, 0.0, 0.0)
+"""What the costs are drawn towards: a network is the sum of its kernels."""
 FACT = "adding up"
 """The predictor's fact that holds what whole networks taught."""
 _PRODUCTS = ("conv", "dwconv", "fc", "matmul", "attention", "transposed-conv", "lstm", "gru", "se")
 _RIDGE = 0.05
-"""How much weight 1 for the kernels, and 0 for the rest, has beside a network's relative error of 1."""
+"""How much weight the usual costs have beside a network's relative error of 1."""
 _FEWEST = 4
 
 
@@ -58,11 +62,11 @@ class Calibration:
     """What a view costs, which has no shape to learn from: the median of those measured."""
 
     def total(self, amounts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The totals (n,) of networks with ``amounts`` (n, 4)."""
+        """The totals (n,) of networks with ``amounts`` (n, 5)."""
         return np.asarray(amounts @ np.array(self.costs))
 
 
-PLAIN = Calibration((1.0, 1.0, 0.0, 0.0), math.nan, 0)
+PLAIN = Calibration(_USUAL, math.nan, 0)
 """No network was seen: a network is the sum of its kernels."""
 
 
@@ -88,19 +92,40 @@ def amounts(
     quantity: Quantity,
     view: float = math.nan,
 ) -> NDArray[np.float64]:
-    """What TERMS multiply, for networks given as kernels with counts: shape (n, 4). One call prices all
+    """What TERMS multiply, for networks given as kernels with counts: shape (n, 5). One call prices all
     kernels.
     """
     flat = [kernel for composition in compositions for kernel, _ in composition]
     values = estimates(predictor, flat, quantity, view).value
     rows, start = np.zeros((len(compositions), len(TERMS))), 0
     for i, composition in enumerate(compositions):
-        counts = np.array([count for _, count in composition], np.float64)
-        prices = np.nan_to_num(values[start : start + len(composition)]) * counts
-        product = np.array([is_product(kernel) for kernel, _ in composition], bool)
-        rows[i] = prices[product].sum(), prices[~product].sum(), counts.sum(), 1.0
+        rows[i] = amounts_of(composition, values[start : start + len(composition)])
         start += len(composition)
     return rows
+
+
+def amounts_of(
+    composition: Sequence[tuple[Kernel, float]], prices: NDArray[np.float64]
+) -> tuple[float, float, float, float, float]:
+    """What TERMS multiply for one network; ``prices`` (n,) of one launch of each, NaN counted as nothing."""
+    counts = np.array([count for _, count in composition], np.float64)
+    whole = np.nan_to_num(prices) * counts
+    product = np.array([is_product(kernel) for kernel, _ in composition], bool)
+    again = _weights_again(composition)
+    return float(whole[product].sum()), float(whole[~product].sum()), float(counts.sum()), 1.0, again
+
+
+def _weights_again(composition: Sequence[tuple[Kernel, float]]) -> float:
+    """Bytes of weights beyond the first set of each shape, forward launches alone."""
+    counts: dict[Kernel, float] = defaultdict(float)
+    for kernel, count in composition:
+        if kernel.direction == "forward":
+            counts[kernel] += count
+    return math.fsum(
+        (count - 1) * weight.bytes
+        for kernel, count in counts.items()
+        for weight in kernels.form(kernel).weights
+    )
 
 
 def estimates(
@@ -153,7 +178,7 @@ def _view(records: Sequence[Record], quantity: Quantity) -> float:
 
 
 def calibrate(table: NDArray[np.float64], target: NDArray[np.float64], names: NDArray[Any]) -> Calibration:
-    """Costs from amounts (n, 4) and totals (n,); the spread from leaving out each of the ``names`` (n,) in
+    """Costs from amounts (n, 5) and totals (n,); the spread from leaving out each of the ``names`` (n,) in
     turn.
     """
     kinds = np.unique(names)
@@ -168,11 +193,11 @@ def calibrate(table: NDArray[np.float64], target: NDArray[np.float64], names: ND
 
 
 def _costs(table: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares of relative errors, no cost negative, drawn a little towards 1, 1, 0, 0."""
+    """Least squares of relative errors, no cost negative, drawn a little towards the usual ones."""
     relative = table / target[:, None]
     scale = np.maximum(np.sqrt((relative**2).mean(0)), 1e-30)
     pull = math.sqrt(_RIDGE * len(target)) * np.eye(len(TERMS))
-    wanted = np.array([1.0, 1.0, 0.0, 0.0]) * scale
+    wanted = np.array(_USUAL) * scale
     weight = np.ones(len(target))
     solution = wanted
     for _ in range(10):  # Huber's weights: a network timed in a bad moment must not bend all others
@@ -217,7 +242,7 @@ def pricing_of(predictor: Predictor) -> Pricing:
             each = data["calibrations"].get(quantity)
             if each is not None:
                 spread, view = (math.nan if each[n] is None else float(each[n]) for n in ("spread", "view"))
-                costs = tuple(float(cost) for cost in each["costs"])
+                costs = tuple(float(cost) for _, cost in zip(TERMS, each["costs"], strict=True))
                 calibrations[quantity] = Calibration(costs, spread, int(each["networks"]), view)
         rules = tuple((str(a), str(b), str(c)) for a, b, c in data["rules"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:

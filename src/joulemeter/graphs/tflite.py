@@ -278,7 +278,11 @@ def _nodes(target: str, op: _Op, written: set[int]) -> list[Node]:
     if handler is None or not op.inputs or not op.outputs:
         moved = math.fsum(each.bytes for each in (*op.inputs, *op.outputs))
         return [Node(None, op.kind, label, module, reads, writes, moved, "no formula for this operator")]
-    made = handler(op)
+    try:
+        made = handler(op)
+    except ValueError as error:
+        fact = f"{target}: operator {op.index} ({op.kind}): its shapes do not fit together: {error}"
+        raise GraphError(fact) from error
     nodes = []
     for i, kernel in enumerate(made):
         result = writes if i == len(made) - 1 else (f"{label}+{i}",)

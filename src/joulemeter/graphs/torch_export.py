@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import math
 import operator
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -103,7 +105,7 @@ def from_module(
     """
     import torch
 
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _silent("torch.fx.experimental.symbolic_shapes"):
         warnings.simplefilter("ignore")  # torch.export's own advice, of no use to whoever prices a network
         try:
             program = torch.export.export(module, arguments, keywords or {})
@@ -113,6 +115,18 @@ def from_module(
                 f"{name or type(module).__name__}: torch.export cannot read it: {line[:200]}"
             ) from error
     return from_program(program, name or type(module).__name__)
+
+
+@contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Without what the logger ``name`` says below an error: its warnings come before our one line."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def from_program(program: Any, name: str) -> Network:
@@ -241,6 +255,8 @@ def _json(path: str) -> dict[str, Any]:
 
 
 def _from_json(path: str, graph: Any, signature: Any, shapes: Shapes) -> Network:
+    if not graph["nodes"]:
+        raise GraphError(f"{path}: its graph has no operators", "save it again")
     if len(graph["nodes"]) > MAX_NODES:
         raise GraphError(f"{path}: has {len(graph['nodes'])} nodes, more than {MAX_NODES}")
     specs = [each for entry in signature["input_specs"] for each in entry.values()]

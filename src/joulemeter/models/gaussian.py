@@ -8,12 +8,15 @@ process is arrays and a loaded one predicts by arithmetic alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.linalg.lapack import dpotri
 from scipy.optimize import minimize
+
+from joulemeter.errors import PredictorError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -52,11 +55,14 @@ class Hyperparameters:
         return Hyperparameters(float(vector[0]), vector[1:-2], float(vector[-2]), float(vector[-1]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Process:
     """A process conditioned on rows: ``inputs`` (n, d) and ``target`` (n,) standardised, ``noise`` (n,) known
-    beforehand, ``weights`` K⁻¹y (n,), ``factor`` (n, n) the lower Cholesky factor of K. ``rows`` (n,) are the
-    numbers of the rows it was conditioned on, of those given to ``fit``."""
+    beforehand. ``rows`` (n,) are the numbers of the rows it was conditioned on, of those given to ``fit``.
+
+    What costs cubically is computed when first asked for: of the hundreds of processes in a file a
+    network needs a few.
+    """
 
     hyper: Hyperparameters
     centre: NDArray[np.float64]
@@ -67,8 +73,23 @@ class Process:
     target: NDArray[np.float64]
     noise: NDArray[np.float64]
     rows: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    factor: NDArray[np.float64]
+
+    @cached_property
+    def factor(self) -> NDArray[np.float64]:
+        """The lower Cholesky factor (n, n) of K; raises PredictorError where the rows make no covariance."""
+        matrix = covariance(self.hyper, self.inputs, self.inputs)
+        matrix[np.diag_indices_from(matrix)] += self.noise + np.exp(self.hyper.noise) + _JITTER
+        try:
+            return np.asarray(cholesky(matrix, lower=True), np.float64)
+        except np.linalg.LinAlgError as error:
+            raise PredictorError(
+                f"a predictor's rows make no covariance ({error})", "joulemeter fit, to make it anew"
+            ) from error
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """K⁻¹y (n,)."""
+        return np.asarray(cho_solve((self.factor, True), self.target), np.float64)
 
     @staticmethod
     def conditioned(
@@ -82,12 +103,10 @@ class Process:
         noise: NDArray[np.float64],
         rows: NDArray[np.int64],
     ) -> Process:
-        """The process of these rows; raises numpy.linalg.LinAlgError where they make no covariance."""
-        matrix = covariance(hyper, inputs, inputs)
-        matrix[np.diag_indices_from(matrix)] += noise + np.exp(hyper.noise) + _JITTER
-        factor = np.asarray(cholesky(matrix, lower=True), np.float64)
-        weights = np.asarray(cho_solve((factor, True), target), np.float64)
-        return Process(hyper, centre, spread, offset, unit, inputs, target, noise, rows, weights, factor)
+        """The process of these rows; raises PredictorError where they make no covariance."""
+        made = Process(hyper, centre, spread, offset, unit, inputs, target, noise, rows)
+        assert made.weights is not None  # computed here, so that it is here that they are found wrong
+        return made
 
     def without(self, held: NDArray[np.bool_]) -> Process:
         """The process that has not seen the rows for which ``held`` (by row number) is true."""
