@@ -258,6 +258,8 @@ def test_two_kilobytes_of_functions_that_are_a_billion_nodes_are_refused(tmp_pat
     endless.functions[0].node[0].domain = "ours"
     with pytest.raises(GraphError, match="calls itself"):
         onnx_reader.read(saved(endless, tmp_path), {})
+    with pytest.raises(GraphError, match="too deep"):
+        onnx_reader.read(saved(functions(3000, 1), tmp_path), {})
 
 
 def test_weights_for_other_channels_than_the_image_has_are_refused(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def _inlined(model: Any, name: str) -> Any:
     """
     if not model.functions:
         return model
-    import onnx
+    from onnx import inliner
 
     bodies = {(each.domain, each.name): each for each in model.functions}
     counts: dict[tuple[str, str], int] = {}
@@ -135,10 +135,13 @@ def _inlined(model: Any, name: str) -> Any:
             total += counts.get(called, 1)
         return total
 
-    nodes = count(model.graph.node, ())
+    try:
+        nodes = count(model.graph.node, ())
+    except RecursionError:
+        raise GraphError(f"{name}: its functions call each other too deep to be followed") from None
     if nodes > MAX_NODES:
         raise GraphError(f"{name}: has {nodes} nodes in its functions' calls, more than {MAX_NODES}")
-    return onnx.inliner.inline_local_functions(model)
+    return inliner.inline_local_functions(model)
 
 
 def _refuse(model: Any, name: str) -> None:
