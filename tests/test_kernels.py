@@ -1,6 +1,7 @@
 """Kernel families: what they say they do is what the framework does."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -165,3 +166,13 @@ def test_work_sums() -> None:
     a = kernels.work(Kernel("relu", {"elements": 10}))
     assert a == Work(10.0, 40.0, 40.0, 0.0)
     warnings.simplefilter("error")
+
+
+def test_a_kernel_is_known_by_its_configuration_and_written_down_once() -> None:
+    one = Kernel("fc", {"rows": 1, "in_features": 2}, batch=3)
+    same = Kernel("fc", {"in_features": 2, "rows": 1}, batch=3)
+    assert one.key == 'fc/forward/float32/3/{"in_features":2,"rows":1}'
+    assert (one == same, hash(one) == hash(same)) == (True, True)
+    assert one.key is one.key
+    assert Kernel.from_json(one.to_json()) == one
+    assert replace(one, batch=1).key != one.key

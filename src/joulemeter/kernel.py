@@ -16,12 +16,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 from joulemeter.errors import DatasetError
 
 Value = int | str
 """A dimension, or a word such as a mode."""
+_written = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 DTYPE_BYTES = {
     "float64": 8,
@@ -72,7 +74,7 @@ class Work:
         return Work(self.flops * count, self.read_bytes * count, self.write_bytes * count, self.parameters)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kernel:
     """One launch: a family (``conv-bn-relu``) at a shape, batch and dtype.
 
@@ -85,11 +87,10 @@ class Kernel:
     batch: int = 1
     direction: str = "forward"
 
-    @property
+    @cached_property  # every look-up of a kernel's form, work or price hashes it
     def key(self) -> str:
         """The same text for the same configuration: what repeats and folds are grouped by."""
-        shape = json.dumps(dict(self.shape), sort_keys=True, separators=(",", ":"))
-        return f"{self.family}/{self.direction}/{self.dtype}/{self.batch}/{shape}"
+        return f"{self.family}/{self.direction}/{self.dtype}/{self.batch}/{_written(dict(self.shape))}"
 
     def __hash__(self) -> int:
         return hash(self.key)
