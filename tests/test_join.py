@@ -2,6 +2,7 @@
 
 import json
 import math
+from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from joulemeter import dataset, energy_runs, join
 from joulemeter.cli.join import command
 from joulemeter.errors import DatasetError, UsageError
 
-RAMP = join.Log(np.arange(0.0, 601, 60), np.arange(100.0, 1101, 100), np.array([]))
+RAMP = join.Log(np.arange(0.0, 601, 60), np.arange(100.0, 1101, 100), np.array([]), np.array([]))
 
 
 def one(log: join.Log, start: float, end: float, **how) -> join.Joined:
@@ -45,7 +46,7 @@ def test_integrals_worked_by_hand(start, end, method, energy) -> None:
     st.sampled_from(["hold", "linear"]),
 )
 def test_the_parts_of_a_run_add_up_to_it(power, edges, method) -> None:
-    log = join.Log(np.arange(len(power)) * 10.0, np.array(power), np.array([]))
+    log = join.Log(np.arange(len(power)) * 10.0, np.array(power), np.array([]), np.array([]))
     a, b, c = (edge * log.t_s[-1] for edge in edges)
     found = join.integrate(log, np.array([a, b, a]), np.array([b, c, c]), method)
     if c - a > 1 and b - a > 1 and c - b > 1:
@@ -55,7 +56,7 @@ def test_the_parts_of_a_run_add_up_to_it(power, edges, method) -> None:
 def test_a_gap_is_not_energy() -> None:
     """Ten samples at 100 W, an hour of nothing, ten more: the hour is unknown, not 100 W and not 0 J."""
     t_s = np.concatenate([np.arange(10.0) * 60, 4_140 + np.arange(10.0) * 60])
-    log = join.Log(t_s, np.full(20, 100.0), np.array([]))
+    log = join.Log(t_s, np.full(20, 100.0), np.array([]), np.array([]))
     assert math.isnan(one(log, 0, 4_680).energy_j[0])
     assert one(log, 0, 4_680).gap_s[0] == pytest.approx(3_600)
     assert one(log, 0, 540).energy_j[0] == pytest.approx(54_000)
@@ -64,7 +65,7 @@ def test_a_gap_is_not_energy() -> None:
 
 def test_a_small_gap_is_filled_at_the_mean_and_widens_the_interval() -> None:
     t_s = np.delete(np.arange(101.0) * 60, [50, 51, 52])
-    log = join.Log(t_s, np.where(t_s < 3_000, 100.0, 200.0), np.array([]))
+    log = join.Log(t_s, np.where(t_s < 3_000, 100.0, 200.0), np.array([]), np.array([]))
     found = one(log, 0, 6_000)
     assert found.gap_s[0] == 240
     seen = 49 * 60 * 100 + (6_000 - 3_180) * 200
@@ -133,6 +134,23 @@ def test_zero_readings_are_left_out_and_counted(tmp_path) -> None:
     (record,) = dataset.read(tmp_path / "d").records
     assert tally.zero_readings == record.facts["zero_readings"] == 30
     assert record.energy_j == 100 * 7200
+
+
+def test_readings_that_are_no_number_are_left_out_and_counted(tmp_path) -> None:
+    """Whole numbers first, then an error, then decimals: what a log's first thousand lines say is no law."""
+    power = [100] * 1200 + ["ERR"] * 2 + [100.5] * 300
+    run = f"a,{RUN},n1,2024-07-01 18:20:00,2024-07-01 21:40:00\n"
+    day = datetime(2024, 7, 1)
+    times = [str(day + timedelta(minutes=k)) for k in range(len(power))]
+    logs, runs = files(tmp_path, times, {"n1": power}, run)
+    with (logs / "n1.csv").open("a") as log:
+        log.write("not a time,100\n")
+    tally = join.join(logs, runs, tmp_path / "d", join.Columns(zone="UTC"))
+    (record,) = dataset.read(tmp_path / "d").records
+    assert tally.unread_readings == record.facts["unread_readings"] == 2
+    assert tally.unread_times == 1
+    assert record.facts["zero_readings"] == 0
+    assert 100 * 12_000 < record.energy_j < 100.5 * 12_000
 
 
 def test_any_column_names_and_numbers_as_times(tmp_path) -> None:

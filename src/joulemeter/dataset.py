@@ -82,21 +82,33 @@ def append(
     place = storage.place(folder)
     if not place.holds(HEADER):
         _create(folder, name or storage.name_of(folder))
-    return _write_part(place, records, part=part)
+    return place.put(_part_name(part), _content(table_of(records)))
 
 
 def read(folder: Where) -> Dataset:
     """The data set in ``folder``. Raises DatasetError where it is not one, newer, or torn."""
-    header = _header(folder)
+    called = name(folder)
     rows = [row for _, table in _current_parts(folder) for row in table.to_pylist()]
-    name = str(header.get("name", storage.name_of(folder)))
-    return Dataset(name, tuple(Record.from_row(row) for row in rows))
+    return Dataset(called, tuple(Record.from_row(row) for row in rows))
 
 
-def tables(folder: Where) -> list[pyarrow.Table]:
-    """The parts of the data set in ``folder`` as they are, oldest first."""
+def name(folder: Where) -> str:
+    """What the data set in ``folder`` is called."""
+    return str(_header(folder).get("name", storage.name_of(folder)))
+
+
+def table(folder: Where) -> pyarrow.Table:
+    """The rows of the data set in ``folder`` in the columns of ``Record``, oldest first."""
     _header(folder)
-    return [table for _, table in _current_parts(folder)]
+    return _joined(_current_parts(folder))
+
+
+def _joined(parts: Iterable[tuple[str, pyarrow.Table]]) -> pyarrow.Table:
+    import pyarrow
+
+    schema = _arrow_schema()
+    tables = [schema.empty_table(), *(each for _, each in parts)]
+    return pyarrow.concat_tables(tables, promote_options="permissive").select(schema.names)
 
 
 def parts(folder: Where) -> set[str]:
@@ -121,30 +133,47 @@ def is_dataset(path: Where) -> bool:
 
 def write(folder: Where, dataset: Dataset) -> None:
     """A new data set of one part, with its card. Raises DatasetError where ``folder`` already holds one."""
+    write_table(folder, dataset.name, table_of(dataset.records), dataset.left_out)
+
+
+def write_table(folder: Where, name: str, rows: pyarrow.Table, left_out: Sequence[str] = ()) -> None:
+    """The same from rows in the columns of ``Record``."""
     if is_dataset(folder):
         raise DatasetError(f"{folder}: there is a data set already", "another folder, or remove it first")
-    append(folder, dataset.records, dataset.name)
-    write_card(folder)
+    _create(folder, name)
+    part = _part_name()
+    storage.place(folder).put(part, _content(rows))
+    _put_card(folder, name, rows, [part], left_out)
 
 
 def compact(folder: Where) -> Where:
     """Joins all parts into one; rows keep their order. Returns the new part."""
     _header(folder)
     place, parts = storage.place(folder), _current_parts(folder)
-    records = [Record.from_row(row) for _, table in parts for row in table.to_pylist()]
-    made = _write_part(place, records, replaces=[name for name, _ in parts])
-    for name, _ in parts:
+    names = [name for name, _ in parts]
+    made = place.put(_part_name(), _content(_joined(parts), names))
+    for name in names:
         place.remove(name)
     return made
 
 
-def write_card(folder: Where) -> Where:
-    """Writes ``card.json``, the data set's Croissant description; returns its path."""
+def write_card(folder: Where, left_out: Sequence[str] = ()) -> Where:
+    """Writes ``card.json``, the data set's Croissant description; returns its path.
+
+    ``left_out`` says what an import could not take.
+    """
+    called, parts = name(folder), _current_parts(folder)
+    return _put_card(folder, called, _joined(parts), sorted(part for part, _ in parts), left_out)
+
+
+def _put_card(
+    folder: Where, called: str, rows: pyarrow.Table, parts: Sequence[str], left_out: Sequence[str]
+) -> Where:
     from joulemeter import dataset_card
 
     place = storage.place(folder)
-    names = sorted(name for name, _ in _current_parts(folder))
-    card = dataset_card.croissant(read(folder), dict(zip(names, place.read_all(names), strict=True)))
+    contents = dict(zip(parts, place.read_all(parts), strict=True))
+    card = dataset_card.croissant(called, rows, contents, left_out)
     return place.put("card.json", json.dumps(card, indent=2, ensure_ascii=False).encode())
 
 
@@ -174,14 +203,21 @@ def _header(folder: Where) -> dict[str, Any]:
 def _write_part(
     place: Place, records: Sequence[Record], replaces: Iterable[str] = (), part: str | None = None
 ) -> Where:
+    return place.put(_part_name(part), _content(table_of(records), replaces))
+
+
+def _part_name(part: str | None = None) -> str:
+    return f"part-{part or f'{time.time_ns():020d}-{secrets.token_hex(4)}'}.parquet"
+
+
+def table_of(records: Sequence[Record]) -> pyarrow.Table:
+    """Records as rows in the columns of ``Record``."""
     import pyarrow
 
-    table = pyarrow.Table.from_pylist([record.to_row() for record in records], schema=_arrow_schema())
-    name = f"part-{part or f'{time.time_ns():020d}-{secrets.token_hex(4)}'}.parquet"
-    return place.put(name, _content(table, replaces))
+    return pyarrow.Table.from_pylist([record.to_row() for record in records], schema=_arrow_schema())
 
 
-def _content(table: pyarrow.Table, replaces: Iterable[str]) -> bytes:
+def _content(table: pyarrow.Table, replaces: Iterable[str] = ()) -> bytes:
     import pyarrow
     import pyarrow.parquet
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from joulemeter.record import SCHEMA, Record
 
 if TYPE_CHECKING:
-    from joulemeter.dataset import Dataset
+    import pyarrow
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 _TYPES = {"int": "sc:Integer", "float": "sc:Float", "bool | None": "sc:Boolean"}
@@ -55,34 +54,34 @@ _CONTEXT = {
 }
 
 
-def croissant(dataset: Dataset, parts: Mapping[str, bytes]) -> dict[str, Any]:
-    """The card of ``dataset``, whose rows lie in ``parts`` (Parquet files of one folder, by name)."""
+def croissant(
+    name: str, rows: pyarrow.Table, parts: Mapping[str, bytes], left_out: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The card of the data set ``name``, whose ``rows`` lie in ``parts``, Parquet files by name."""
     return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
-        "name": dataset.name,
+        "name": name,
         "version": f"{SCHEMA}.0.0",
-        "description": _description(dataset),
+        "description": _description(rows, left_out),
         "variableMeasured": ["energy (J)", "time (s)", "power (W)"],
-        "distribution": [_file(name, content) for name, content in parts.items()] + [_files()],
+        "distribution": [_file(part, content) for part, content in parts.items()] + [_files()],
         "recordSet": [_record_set()],
     }
 
 
-def _description(dataset: Dataset) -> str:
-    records = dataset.records
-    counts = [
-        f"{what}: " + ", ".join(f"{name} {count}" for name, count in sorted(tally.items()))
-        for what, tally in (
-            ("Levels", Counter(record.level for record in records)),
-            ("Origins", Counter(record.origin for record in records)),
-            ("Devices", Counter(record.device or "unnamed" for record in records)),
-            ("Families", Counter(record.family for record in records)),
-        )
-    ]
-    lost = [f"Left out on import: {'; '.join(dataset.left_out)}"] if dataset.left_out else []
-    return ". ".join([f"Energy of {len(records)} executions, one a row", *counts, *lost]) + "."
+def _description(rows: pyarrow.Table, left_out: Sequence[str]) -> str:
+    columns = {"Levels": "level", "Origins": "origin", "Devices": "device", "Families": "family"}
+    counts = [f"{what}: {', '.join(_tally(rows[column]))}" for what, column in columns.items()]
+    lost = [f"Left out on import: {'; '.join(left_out)}"] if left_out else []
+    return ". ".join([f"Energy of {len(rows)} executions, one a row", *counts, *lost]) + "."
+
+
+def _tally(column: pyarrow.ChunkedArray) -> list[str]:
+    """How often each value is there: ``unnamed`` where there is none."""
+    counts = {each["values"] or "unnamed": each["counts"] for each in column.value_counts().to_pylist()}
+    return [f"{value} {count}" for value, count in sorted(counts.items())]
 
 
 def _file(name: str, content: bytes) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from joulemeter import butter, dataset, storage, topology
 from joulemeter.device import MemoryLevel
 from joulemeter.errors import DatasetError, UsageError
 from joulemeter.models.hierarchy.training import Runs, Training
+from joulemeter.record_columns import Column, column_of, combinations, flat
 from joulemeter.storage import Where
 from joulemeter.training_data import STAND_IN
 
@@ -70,7 +71,7 @@ def read(path: Where) -> Table:
             f"{path}: lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
             "a file in the layout of docs/energy-model.md",
         )
-    columns = {name: _column(table, name) for name in table.column_names if name in READ}
+    columns = {name: column_of(table, name) for name in table.column_names if name in READ}
     runs = _runs(columns, table.num_rows)
     if not len(runs):
         raise DatasetError(f"{path}: no usable run ({'; '.join(runs.left_out) or 'it is empty'})")
@@ -120,16 +121,16 @@ def _arrow(where: Where) -> pyarrow.Table:
     import pyarrow.parquet
 
     if storage.is_url(where) or dataset.is_dataset(where):
-        return _flat(pyarrow.concat_tables(dataset.tables(where), promote_options="permissive"))
+        return flat(dataset.table(where), READ)
     path = Path(where)
     try:
         if path.is_dir():
             parts = [pyarrow.parquet.ParquetFile(part).read() for part in sorted(path.rglob("*.parquet"))]
             if not parts:
                 raise DatasetError(f"{path}: has no Parquet part", "the folder that a sweep wrote")
-            return _flat(pyarrow.concat_tables(parts, promote_options="permissive"))
+            return flat(pyarrow.concat_tables(parts, promote_options="permissive"), READ)
         if path.suffix == ".parquet":
-            return _flat(pyarrow.parquet.ParquetFile(path).read())
+            return flat(pyarrow.parquet.ParquetFile(path).read(), READ)
         return pyarrow.csv.read_csv(path)
     except FileNotFoundError:
         raise DatasetError(f"{path}: is not there", "joulemeter sweep PLAN -o DATASET") from None
@@ -137,59 +138,7 @@ def _arrow(where: Where) -> pyarrow.Table:
         raise DatasetError(f"{path}: cannot be read ({error})") from error
 
 
-def _flat(table: pyarrow.Table) -> pyarrow.Table:
-    """The table with the JSON objects of a ``facts`` column as columns, where it does not have them."""
-    import pyarrow
-
-    if "facts" not in table.column_names:
-        return table
-    facts = [json.loads(text) if text else {} for text in table["facts"].to_pylist()]
-    for name in sorted({key for each in facts for key in each}):
-        values = [each.get(name) for each in facts]
-        values = [json.dumps(value) if isinstance(value, list | dict) else value for value in values]
-        position = table.column_names.index(name) if name in table.column_names else None
-        try:
-            column = pyarrow.array(values)
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
-            column = pyarrow.array([None if value is None else str(value) for value in values])
-        if position is None:
-            table = table.append_column(name, column)
-        else:
-            table = table.set_column(position, name, column)
-    return table
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column as its distinct values and each row's index into them: a million rows repeat few words."""
-
-    distinct: Array
-    codes: Array
-
-    @property
-    def rows(self) -> Array:
-        """The value of each row."""
-        return np.asarray(self.distinct[self.codes])
-
-
 Columns = dict[str, Column]
-
-
-def _column(table: pyarrow.Table, name: str) -> Column:
-    import pyarrow
-
-    column = table[name]
-    if str(column.type).startswith("list"):
-        column = pyarrow.array([None if v is None else json.dumps(v) for v in column.to_pylist()])
-    if str(column.type) in ("string", "large_string", "null") or str(column.type).startswith("dictionary"):
-        column = column.cast("string").fill_null("")
-    encoded = column.dictionary_encode()
-    chunk = encoded.combine_chunks() if isinstance(encoded, pyarrow.ChunkedArray) else encoded
-    chunk = chunk.chunk(0) if isinstance(chunk, pyarrow.ChunkedArray) else chunk
-    values = chunk.dictionary.to_numpy(zero_copy_only=False)
-    distinct = np.asarray(values, dtype=str) if values.dtype == object else np.append(values, np.nan)
-    codes = chunk.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
-    return Column(distinct, codes.astype(np.int64))
 
 
 def _number(columns: Columns, names: Sequence[str], length: int) -> Array:
@@ -263,7 +212,7 @@ def _saying(rows: Array, reason: str) -> list[str]:
 
 def _trainings(columns: Columns, length: int) -> tuple[list[Training], Array, dict[str, int]]:
     """The distinct trainings, each row's index into them (−1: not one), and why rows are not one."""
-    first, which = _distinct([columns[name] for name in CONFIGURATION if name in columns], length)
+    first, which = combinations([columns[name] for name in CONFIGURATION if name in columns], length)
     counts = np.bincount(which, minlength=len(first))
     trainings: list[Training] = []
     place = np.full(len(first), -1)
@@ -283,18 +232,6 @@ def _trainings(columns: Columns, length: int) -> tuple[list[Training], Array, di
         place[k] = len(trainings)
         trainings.append(training)
     return trainings, place[which], unknown
-
-
-def _distinct(columns: Sequence[Column], length: int) -> tuple[Array, Array]:
-    """First row of each distinct combination, and the combination of each row."""
-    key, most = np.zeros(length, dtype=np.int64), 1
-    for column in columns:
-        if most * len(column.distinct) > 2**62:
-            distinct, key = np.unique(key, return_inverse=True)
-            most = len(distinct)
-        key, most = key * len(column.distinct) + column.codes, most * len(column.distinct)
-    _, first, which = np.unique(key, return_index=True, return_inverse=True)
-    return first, which
 
 
 def _training(values: dict[str, Any]) -> Training:

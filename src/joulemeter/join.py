@@ -31,6 +31,8 @@ GAP_PERIODS = 3.0
 """Where no gap is given, one is a stretch of more than this many sampling periods."""
 LEAST_SEEN = 0.9
 """A run of which less than this share was seen has no energy."""
+READINGS = ("samples", "zero_readings", "unread_readings")
+"""Counts of a run's readings: taken, of zero watts or less, and of no number."""
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -57,11 +59,17 @@ class Columns:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """Samples of one host in order: seconds since 1970 and watts, and when zero readings were left out."""
+    """Samples of one host in order: seconds since 1970 and watts, and when readings were left out.
+
+    Readings of zero watts or less are ``zeros_at_s``, those that are no number (``ERR``) ``unread_at_s``; of
+    ``untimed`` more the time could not be read.
+    """
 
     t_s: Floats
     power_w: Floats
     zeros_at_s: Floats
+    unread_at_s: Floats
+    untimed: int = 0
 
     @property
     def period_s(self) -> float:
@@ -84,6 +92,7 @@ class Joined:
     gap_s: Floats
     samples: NDArray[np.int64]
     zeros: NDArray[np.int64]
+    unread: NDArray[np.int64]
     short: NDArray[np.bool_]
 
 
@@ -97,7 +106,7 @@ def integrate(
     count = len(start_s)
     if len(log.t_s) < 2:
         nan, none = np.full(count, np.nan), np.zeros(count, dtype=np.int64)
-        return Joined(nan, nan, nan, end_s - start_s, none, none, np.zeros(count, dtype=bool))
+        return Joined(nan, nan, nan, end_s - start_s, none, none, none, np.zeros(count, dtype=bool))
     period = log.period_s
     most = GAP_PERIODS * period if gap_s is None else gap_s
     width = np.diff(log.t_s)
@@ -124,10 +133,16 @@ def integrate(
         np.where(usable, np.minimum(low, filled), nan),
         np.where(usable, np.maximum(high, filled), nan),
         missed,
-        np.searchsorted(log.t_s, end_s, "right") - np.searchsorted(log.t_s, start_s, "left"),
-        np.searchsorted(log.zeros_at_s, end_s, "right") - np.searchsorted(log.zeros_at_s, start_s, "left"),
+        _within(log.t_s, start_s, end_s),
+        _within(log.zeros_at_s, start_s, end_s),
+        _within(log.unread_at_s, start_s, end_s),
         short,
     )
+
+
+def _within(at_s: Floats, start_s: Floats, end_s: Floats) -> NDArray[np.int64]:
+    """How many of the moments lie in each run."""
+    return np.searchsorted(at_s, end_s, "right") - np.searchsorted(at_s, start_s, "left")
 
 
 class _Edges:
@@ -190,21 +205,25 @@ def read_logs(where: Path, columns: Columns) -> dict[str, Log]:
     if not files or not files[0].exists():
         raise DatasetError(f"{where}: there is no CSV")
     try:
-        frame = polars.scan_csv(files, include_file_paths="_file", infer_schema_length=1000)
+        # Watts are read as text: a log may begin with whole numbers and go on with others, or with ``ERR``.
+        texts: dict[str, Any] = {columns.power: polars.String}
+        frame = polars.scan_csv(
+            files, include_file_paths="_file", infer_schema_length=1000, schema_overrides=texts
+        )
         names = frame.collect_schema().names()
         _need(names, (columns.time, columns.power), where)
         host = polars.col(columns.host).cast(polars.String)
         if columns.host not in names:
             host = polars.col("_file").str.extract(r"([^/\\]+)\.csv$")
         time = _seconds(frame.collect_schema()[columns.time], columns.time, columns.zone, columns.unit)
-        power = polars.col(columns.power).cast(polars.Float64, strict=False)
+        power = polars.col(columns.power).str.strip_chars().cast(polars.Float64, strict=False)
         table = frame.select(
             host.cast(polars.Categorical).alias("host"), time.alias("t_s"), power.alias("w")
         ).collect(engine="streaming")
     except polars.exceptions.PolarsError as error:
         raise DatasetError(f"{where}: cannot be read ({str(error).splitlines()[0]})") from error
     _check_times(table["t_s"], columns.time, columns.zone, where)
-    return dict(_logs(table.drop_nulls()))
+    return dict(_logs(table.drop_nulls("host")))
 
 
 def _check_zone(zone: str) -> None:
@@ -227,11 +246,16 @@ def _check_times(t_s: polars.Series, name: str, zone: str, where: Where) -> None
 
 def _logs(table: polars.DataFrame) -> Iterator[tuple[str, Log]]:
     for (host,), part in table.partition_by("host", as_dict=True).items():
-        t_s, power_w = part["t_s"].to_numpy(), part["w"].to_numpy()
+        timed = part.drop_nulls("t_s")
+        t_s, power_w = timed["t_s"].to_numpy(), timed["w"].fill_null(math.nan).to_numpy()
         t_s, index = np.unique(t_s, return_index=True)  # sorts, and a sample logged twice counts once
         power_w = power_w[index]
-        read = power_w > 0
-        yield str(host), Log(t_s[read], power_w[read], t_s[~read])
+        read, unread = power_w > 0, ~np.isfinite(power_w)
+        kept = read & ~unread
+        yield (
+            str(host),
+            Log(t_s[kept], power_w[kept], t_s[~read & ~unread], t_s[unread], len(part) - len(timed)),
+        )
 
 
 def _need(names: list[str], wanted: tuple[str, ...], where: Where) -> None:
@@ -284,7 +308,10 @@ class Tally:
     short: int
     gaps: int
     zero_readings: int
+    unread_readings: int
+    """Readings within runs that are no number."""
     unread_times: int
+    """Runs, and samples of the meters, whose time cannot be read."""
 
 
 def join(
@@ -321,7 +348,8 @@ def join(
     return Tally(
         table["_run"].n_unique(), table.height, int(known.sum()), int(no_log.sum()),
         int((~known & ~no_log).sum()), int(figures["short"].sum()), int((filled & known).sum()),
-        int(figures["zero_readings"].sum()), whole - table.height,
+        int(figures["zero_readings"].sum()), int(figures["unread_readings"].sum()),
+        whole - table.height + sum(log.untimed for log in logs.values()),
     )  # fmt: skip
 
 
@@ -333,7 +361,7 @@ def _figures(
     start_s, end_s = table["_start"].to_numpy(), table["_end"].to_numpy()
     found: dict[str, NDArray[Any]] = {
         **{name: np.full(count, np.nan) for name in ("energy_j", "low_j", "high_j", "gap_s", "period_s")},
-        **{name: np.zeros(count, dtype=np.int64) for name in ("samples", "zero_readings")},
+        **{name: np.zeros(count, dtype=np.int64) for name in READINGS},
         "short": np.zeros(count, dtype=bool),
     }
     no_log = np.ones(count, dtype=bool)
@@ -350,7 +378,8 @@ def _figures(
             each.high_j,
         )
         found["gap_s"][rows], found["samples"][rows] = each.gap_s, each.samples
-        found["zero_readings"][rows], found["short"][rows] = each.zeros, each.short
+        found["zero_readings"][rows], found["unread_readings"][rows] = each.zeros, each.unread
+        found["short"][rows] = each.short
         found["period_s"][rows] = log.period_s
     return found, no_log
 
@@ -417,7 +446,7 @@ def _write(
     joined = table.with_columns(**{f"_{name}": polars.Series(values) for name, values in figures.items()})
     energy, time = polars.col("_energy_j"), polars.col("_end") - polars.col("_start")
     told = [polars.col(f"_{name}").fill_nan(None).alias(name) for name in ("gap_s", "period_s")]
-    told += [polars.col(f"_{name}").alias(name) for name in ("samples", "zero_readings", "short", "nodes")]
+    told += [polars.col(f"_{name}").alias(name) for name in (*READINGS, "short", "nodes")]
     told += [polars.col("_host").alias("node"), polars.lit(method).alias("integration")]
     given = [each for each in facts if each.meta.output_name() not in _names(told)]
     name = polars.col("name" if "name" in own else "_run").cast(polars.String)

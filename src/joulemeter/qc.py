@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from joulemeter.record import Record
+from joulemeter.record_columns import Column, column_of, combinations, flat, numbers
+
+if TYPE_CHECKING:
+    import pyarrow
+
+Array = np.ndarray[Any, Any]
 
 OUTLIER = 6.0
 """Robust z-score in log space beyond which a run is an outlier of its group."""
@@ -49,19 +55,29 @@ class Rules:
     reference_w: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """A run that was not kept, and why."""
+
+    name: str
+    device: str
+    energy_j: float
+    reason: str
+
+
 @dataclass(frozen=True)
 class Report:
-    """The runs that were kept, with their columns, and for each of the others why it was not."""
+    """The runs that were kept, as rows with their new facts, and for each of the others why it was not."""
 
-    kept: tuple[Record, ...]
-    filtered: tuple[tuple[Record, str], ...]
+    kept: pyarrow.Table
+    filtered: tuple[Filtered, ...]
     no_idle: int
-    """Kept runs whose idle power nobody knows: their columns are NaN."""
+    """Kept runs whose idle power nobody knows: they have no columns of it."""
 
     @property
     def reasons(self) -> Counter[str]:
         """How many runs were filtered for each reason."""
-        return Counter(reason.partition(":")[0] for _, reason in self.filtered)
+        return Counter(each.reason.partition(":")[0] for each in self.filtered)
 
     def to_json(self) -> dict[str, Any]:
         """A plain object, the filtered runs by name."""
@@ -70,91 +86,127 @@ class Report:
             "filtered": len(self.filtered),
             "reasons": dict(self.reasons),
             "no_idle": self.no_idle,
-            "runs": [
-                {"name": r.name, "device": r.device, "energy_j": _known(r.energy_j), "reason": reason}
-                for r, reason in self.filtered
-            ],
+            "runs": [{**asdict(each), "energy_j": _known(each.energy_j)} for each in self.filtered],
         }
 
 
-def check(records: Sequence[Record], rules: Rules) -> Report:
-    """Filters ``records`` by ``rules``; the first reason counts."""
-    reasons = [_reason(record, rules) for record in records]
-    left = [k for k, reason in enumerate(reasons) if not reason]
-    for k, reason in _outliers(records, left, rules).items():
-        reasons[k] = reason
-    kept = tuple(
-        with_idle(record, rules) for record, reason in zip(records, reasons, strict=True) if not reason
+def check(rows: pyarrow.Table, rules: Rules) -> Report:
+    """Filters ``rows`` (records, as ``dataset.table`` has them) by ``rules``; the first reason counts."""
+    runs = _Runs(rows, rules)
+    reasons = _reasons(runs, rules)
+    kept = reasons == ""
+    columns = rows.select(["name", "device", "energy_j"]).filter(~kept).to_pylist()
+    filtered = tuple(
+        Filtered(**each, reason=reason) for each, reason in zip(columns, reasons[~kept], strict=True)
     )
-    filtered = tuple((r, reason) for r, reason in zip(records, reasons, strict=True) if reason)
-    return Report(kept, filtered, sum(math.isnan(_fact(r, "above_idle_j")) for r in kept))
+    idle_j = _idle_w(runs, rules) * runs.time_s
+    new = {"idle_j": idle_j, "above_idle_j": runs.energy_j - idle_j}
+    if rules.reference_w is not None:
+        new["standardized_j"] = new["above_idle_j"] + rules.reference_w * runs.time_s
+    known = {column: values[kept] for column, values in new.items()}
+    no_idle = int(np.isnan(known["above_idle_j"]).sum())
+    return Report(_with_columns(rows.filter(kept), known), filtered, no_idle)
 
 
-def _reason(record: Record, rules: Rules) -> str:
-    if str(record.facts.get("status", "done")) != "done":
-        return f"did not finish: {record.facts.get('error', '')}"
-    if math.isnan(record.energy_j):
-        return "energy unknown"
-    if record.energy_j <= 0:
-        return f"zero energy: {record.energy_j:g} J"
-    return _wrong_time(record, rules)
+class _Runs:
+    """The figures and facts of records that the rules ask for, each of shape (rows,)."""
+
+    def __init__(self, rows: pyarrow.Table, rules: Rules) -> None:
+        self.flat = flat(rows, list(dict.fromkeys(("status", "error", "host", *rules.group))))
+        self.energy_j, self.time_s = (numbers(rows, name) for name in ("energy_j", "time_s"))
+        self.idle_w = numbers(rows, "idle_power_w")
+        known = [name for name in rules.group if name in self.flat.column_names]
+        self.group = combinations([column_of(self.flat, name) for name in known], len(rows))[1]
+
+    def words(self, name: str) -> Column:
+        """A column of words; all "" where there is none."""
+        if name not in self.flat.column_names:
+            return Column(np.array([""]), np.zeros(len(self.flat), dtype=np.int64))
+        found = column_of(self.flat, name)
+        return Column(found.distinct.astype(str), found.codes)
 
 
-def _wrong_time(record: Record, rules: Rules) -> str:
-    if not record.time_s > 0:
-        return "run time unknown or zero"
-    if record.time_s < rules.shortest_s:
-        return f"run time too short: {record.time_s:.3g} s, the limit is {rules.shortest_s:g} s"
-    if record.time_s > rules.longest_s:
-        return f"run time too long: {record.time_s:.3g} s, the limit is {rules.longest_s:g} s"
-    return ""
+def _reasons(runs: _Runs, rules: Rules) -> Array:
+    """Why each run is filtered, as text; "" for those that are kept."""
+    energy_j, time_s = runs.energy_j, runs.time_s
+    status, errors = runs.words("status"), runs.words("error")
+    failed = ~np.isin(status.distinct, ("done", ""))[status.codes]
+    found = np.full(len(energy_j), "", dtype=object)
 
+    def tell(rows: Array, say: Callable[[int], str]) -> None:
+        for k in np.flatnonzero(rows & (found == "")):
+            found[k] = say(int(k))
 
-def _outliers(records: Sequence[Record], rows: Sequence[int], rules: Rules) -> dict[int, str]:
-    """Rows whose energy or time lies off their group's median, in log space, by more than the rule."""
-    groups: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
-    for k in rows:
-        groups[tuple(str(value_of(records[k], name)) for name in rules.group)].append(k)
-    found: dict[int, str] = {}
-    for members in groups.values():
-        if len(members) < FEWEST:
-            continue
-        for name in ("energy_j", "time_s"):
-            logs = np.log([getattr(records[k], name) for k in members])
-            middle = float(np.median(logs))
-            scatter = max(_LEAST_SCATTER, _NORMAL * float(np.median(np.abs(logs - middle))))
-            for k, score in zip(members, (logs - middle) / scatter, strict=True):
-                if abs(score) > rules.outlier:
-                    off = math.exp(abs(score) * scatter)
-                    way = "above" if score > 0 else "below"
-                    found.setdefault(k, f"outlier in {name}: {off:.3g} times {way} its group's median")
+    tell(failed, lambda k: f"did not finish: {errors.at(k)}")
+    tell(np.isnan(energy_j), lambda k: "energy unknown")
+    tell(energy_j <= 0, lambda k: f"zero energy: {energy_j[k]:g} J")
+    tell(~(time_s > 0), lambda k: "run time unknown or zero")
+    short, long = rules.shortest_s, rules.longest_s
+    tell(time_s < short, lambda k: f"run time too short: {time_s[k]:.3g} s, the limit is {short:g} s")
+    tell(time_s > long, lambda k: f"run time too long: {time_s[k]:.3g} s, the limit is {long:g} s")
+    left = np.flatnonzero(found == "")
+    for name in ("energy_j", "time_s"):
+        score, ratio = _scores(runs.group[left], np.log(getattr(runs, name)[left]))
+        for k in np.flatnonzero(np.abs(score) > rules.outlier):
+            off = f"{ratio[k]:.3g} times above" if score[k] > 0 else f"{1 / ratio[k]:.3g} times below"
+            found[left[k]] = found[left[k]] or f"outlier in {name}: {off} its group's median"
     return found
 
 
-def value_of(record: Record, name: str) -> Any:
-    """A fact of the record, or its column of that name."""
-    return record.facts[name] if name in record.facts else getattr(record, name, "")
+def _scores(group: Array, logs: Array) -> tuple[Array, Array]:
+    """Robust z-score of each value in its group, 0 in small groups, and its ratio to the group's median."""
+    _, group, count = np.unique(group, return_inverse=True, return_counts=True)
+    off = logs - _medians(group, logs)[group]
+    scatter = np.maximum(_LEAST_SCATTER, _NORMAL * _medians(group, np.abs(off)))
+    scatter[count < FEWEST] = np.inf
+    return off / scatter[group], np.exp(off)
 
 
-def with_idle(record: Record, rules: Rules) -> Record:
-    """The record with facts ``idle_j``, ``above_idle_j`` and, with a reference, ``standardized_j``.
+def _medians(group: Array, values: Array) -> Array:
+    """The median of each group; ``group`` numbers them 0, 1, … without a gap."""
+    count = np.bincount(group)
+    first = np.cumsum(count) - count
+    ordered = values[np.lexsort((values, group))]
+    return np.asarray(ordered[first + (count - 1) // 2] / 2 + ordered[first + count // 2] / 2)
+
+
+def _idle_w(runs: _Runs, rules: Rules) -> Array:
+    """The idle power of each run: its host's, else its device's, else its own."""
+    watts = runs.idle_w
+    for name in ("device", "host"):
+        words = runs.words(name)
+        given = np.array([rules.idle_w.get(str(each), math.nan) for each in words.distinct])[words.codes]
+        watts = np.where(np.isnan(given), watts, given)
+    return watts
+
+
+def _with_columns(rows: pyarrow.Table, new: dict[str, Array]) -> pyarrow.Table:
+    """The rows with new facts: ``idle_j``, ``above_idle_j`` and, with a reference, ``standardized_j``.
 
     Idle energy is idle power × run time. Standardised is the raw energy less the node's own idle, plus the
     reference's, as in the BUTTER-E study. Where idle is not known they are left out.
     """
-    host = str(record.facts.get("host", ""))
-    idle_w = rules.idle_w.get(host, rules.idle_w.get(record.device, record.idle_power_w))
-    idle_j = idle_w * record.time_s
-    if math.isnan(idle_j):
-        return record
-    facts = {**record.facts, "idle_j": idle_j, "above_idle_j": record.energy_j - idle_j}
-    if rules.reference_w is not None:
-        facts["standardized_j"] = record.energy_j - idle_j + rules.reference_w * record.time_s
-    return replace(record, facts=facts)
+    import pyarrow
+
+    told, first = [], 0
+    for chunk in rows["facts"].chunks:
+        last = first + len(chunk)
+        values = zip(*(each[first:last].tolist() for each in new.values()), strict=True)
+        facts = [dict(zip(new, each, strict=True)) for each in values]
+        texts = [_with_facts(t or "{}", f) for t, f in zip(chunk.to_pylist(), facts, strict=True)]
+        told.append(pyarrow.array(texts, pyarrow.string()))
+        first = last
+    column = pyarrow.chunked_array(told, pyarrow.string())
+    return rows.set_column(rows.column_names.index("facts"), "facts", column)
 
 
-def _fact(record: Record, name: str) -> float:
-    return float(record.facts.get(name, math.nan))
+def _with_facts(text: str, new: dict[str, float]) -> str:
+    """A JSON object's text with more numbers in it, unless one of them is unknown."""
+    if any(math.isnan(value) for value in new.values()):
+        return text
+    if text == "{}" or any(f'"{name}"' in text for name in new):
+        return json.dumps({**json.loads(text), **new})
+    return f"{text.rstrip()[:-1]}, {json.dumps(new)[1:]}"
 
 
 def _known(value: float) -> float | None:

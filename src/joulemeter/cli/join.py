@@ -74,6 +74,7 @@ def command(
         "partly unseen, filled at the mean of the rest": tally.gaps,
         "shorter than the sampling: see their intervals": tally.short,
         "readings of zero watts or less left out": tally.zero_readings,
+        "readings that are no number left out": tally.unread_readings,
         "times that cannot be read: left out": tally.unread_times,
     }
     for what, count in told.items():

@@ -56,18 +56,18 @@ def command(
         idle_w=dict(_watts(each) for each in idle),
         reference_w=reference,
     )
-    found = datasets.read(dataset)
-    report = qc.check(found.records, rules)
+    rows = datasets.table(dataset)
+    report = qc.check(rows, rules)
     if output is not None:
-        datasets.write(output, datasets.Dataset(found.name, report.kept))
+        datasets.write_table(output, datasets.name(dataset), report.kept)
     if as_json:
         click.echo(json.dumps({**report.to_json(), "rules": qc.rules_to_json(rules)}))
         return
-    click.echo(f"{len(report.kept)} of {len(found)} runs kept")
+    click.echo(f"{len(report.kept)} of {len(rows)} runs kept")
     for reason, count in report.reasons.most_common():
         click.echo(f"filtered: {count} × {reason}")
-    for record, reason in report.filtered[:10]:
-        click.echo(f"  {record.name or record.device}: {reason}")
+    for each in report.filtered[:10]:
+        click.echo(f"  {each.name or each.device}: {each.reason}")
     if report.no_idle:
         click.echo(f"note: idle power is not known for {report.no_idle} runs", err=True)
 
