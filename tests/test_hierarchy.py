@@ -201,3 +201,29 @@ def test_the_interval_holds_for_the_next_error_however_few_came_before(count) ->
         low, high = interval(errors[:-1])
         held.append(low <= errors[-1] <= high)
     assert np.mean(held) == pytest.approx(COVERAGE + 0.01, abs=0.03 if count > 16 else 0.04)
+
+
+def test_far_from_what_was_fitted_the_interval_widens_and_near_it_does_not():
+    """A data set of rows a thousand times wider is priced by what single data sets say of width."""
+    model = energy.fit(runs(120, seed=3), LEVELS)
+    near, far = training(), replace(training(), inputs=40_000)
+    (_, _), (low, wide_low), (high, wide_high) = model.predict([near, far])
+    value = model.predict([near, far])[0]
+    assert wide_high / value[1] > high / value[0]
+    assert wide_low / value[1] < low / value[0]
+    spread = model.spread([near, far])
+    assert spread[0] < model.scatter
+
+
+@pytest.mark.skipif(not PUBLISHED.exists(), reason="the published runs are not here")
+def test_a_data_set_far_outside_lies_within_its_interval():
+    """mnist has ten times the inputs of all other data sets; fitted without it, the error is three times theirs."""
+    table = energy_runs.read(PUBLISHED)
+    known = table.runs.of_device("gpu")
+    out = known.groups == "mnist"
+    model = energy.fit(known.take(~out), energy_runs.levels_of(table)["gpu"])
+    unseen = known.take(out)
+    _, low, high = (each[unseen.which] for each in model.predict(unseen.trainings))
+    assert ((low <= unseen.energy_j) & (unseen.energy_j <= high)).mean() > 0.85
+    ordinary = model.predict(known.take(~out).trainings)
+    assert np.median(np.log(ordinary[2] / ordinary[1])) < 0.15

@@ -116,7 +116,7 @@ def advise(
     Networks of the same size are compared by the model; those of the same loss by the ``runs`` of the same
     data set on the same device that have losses, where there are any.
     """
-    notes = list(_notes(training, runs))
+    notes = [*_far(model, training), *_notes(training, runs)]
     return Advice(
         device=model.device,
         origin=origin,
@@ -128,6 +128,15 @@ def advise(
         same_loss=tuple(same_loss(model, training, runs)[:most]) if runs is not None else (),
         notes=tuple(notes),
     )
+
+
+def _far(model: EnergyModel, training: Training) -> Iterable[str]:
+    spread = float(model.spread([training])[0])
+    if spread > model.scatter:
+        yield (
+            f"this lies outside of the fitted runs: fits without one data set differ by {spread:.0%} here, "
+            "and the interval is wider for it"
+        )
 
 
 def _notes(training: Training, runs: Runs | None) -> Iterable[str]:

@@ -17,11 +17,12 @@ from joulemeter.errors import PredictorError
 from joulemeter.models.hierarchy import energy
 from joulemeter.models.hierarchy.effects import Effects
 from joulemeter.models.hierarchy.energy import Base, Choices, EnergyModel
+from joulemeter.models.hierarchy.jackknife import Jackknife
 from joulemeter.models.hierarchy.physics import Physics
 from joulemeter.models.hierarchy.terms import terms
 from joulemeter.models.hierarchy.training import Runs, Training
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "memory-hierarchy energy model"
 BOOTSTRAP = 100
 
@@ -145,6 +146,10 @@ def load(path: Path) -> Fitted:
             raise PredictorError(f"{path}: is not a {KIND}", "joulemeter model fit DATASET -o MODEL")
         if data["schema"] > SCHEMA:
             raise PredictorError(f"{path}: has schema {data['schema']}, this reads up to {SCHEMA}")
+        if data["schema"] < SCHEMA:
+            raise PredictorError(
+                f"{path}: is of an older joulemeter", "joulemeter model fit DATASET -o MODEL"
+            )
         models = {name: _from_json(each) for name, each in data["devices"].items()}
         return Fitted(models, data["origin"], tuple(data["left_out"]))
     except FileNotFoundError:
@@ -167,6 +172,8 @@ def _to_json(model: EnergyModel) -> dict[str, Any]:
         "shift": model.shift,
         "low": model.low,
         "high": model.high,
+        "scatter": model.scatter,
+        "apart": [costs.tolist() for costs in model.apart.costs],
         "runs": model.runs,
         "validated": model.validated,
     }
@@ -187,6 +194,8 @@ def _from_json(data: Mapping[str, Any]) -> EnergyModel:
         shift=data["shift"],
         low=data["low"],
         high=data["high"],
+        scatter=data["scatter"],
+        apart=Jackknife(tuple(np.array(costs, dtype=float) for costs in data["apart"])),
         runs=data["runs"],
         validated=data["validated"],
     )

@@ -71,12 +71,14 @@ def _cost(figure: Any, runs: Runs, fitted: Fitted) -> None:
         right.axvline(size, color=MARKS["grey"], linestyle="--", linewidth=1)
         right.annotate(
             f"{name} ends",
-            (size, 0.99 - 0.15 * (k % 2)),
+            (
+                size,
+                1.01 + 0.045 * (k % 2),
+            ),  # above the runs, and two caches of nearly one size above each other
             xycoords=("data", "axes fraction"),
-            ha="right",
-            va="top",
+            ha="center",
+            va="bottom",
             fontsize=8,
-            rotation=90,
         )
     left.set(xlabel="trainable parameters", ylabel="energy of one trained row / J")
     right.set(xlabel="working set of the network / B")
@@ -123,7 +125,8 @@ def _loss(figure: Any, runs: Runs, fitted: Fitted) -> None:
     axes.set(xscale="log", yscale="log", xlabel="energy of the training / J", ylabel="lowest test loss")
     axes.grid(True, which="major", alpha=0.25)
     _readable(axes.xaxis, known.energy_j)
-    axes.legend(fontsize=8, title="lines: Pareto fronts", loc="upper right")
+    _readable(axes.yaxis, known.loss)
+    figure.legend(fontsize=8, title="lines: Pareto fronts", loc="outside right upper")
     shown = "" if len(names) <= len(colours) else f"; {len(names) - len(colours)} data sets not shown"
     figure.suptitle(f"{runs.devices[0]}: energy against loss ({runs.origin}{shown})", fontsize=11)
 

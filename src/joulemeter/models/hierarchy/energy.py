@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from joulemeter.device import MemoryLevel
 from joulemeter.errors import PredictorError
-from joulemeter.models.hierarchy import effects, physics
+from joulemeter.models.hierarchy import effects, jackknife, physics
 from joulemeter.models.hierarchy.effects import Effects
+from joulemeter.models.hierarchy.jackknife import Jackknife
 from joulemeter.models.hierarchy.physics import Physics
 from joulemeter.models.hierarchy.terms import design
 from joulemeter.models.hierarchy.training import Runs, Training
@@ -23,6 +24,7 @@ Rows = NDArray[np.int64]
 FEWEST_RUNS = 8
 COVERAGE = 0.9
 FOLDS = 8
+MOST_FOLDS = 16
 KEPT = 1500
 """Runs that validation and effects look at; the physics is fitted to all."""
 WATTS = effects.STRUCTURE + effects.SMOOTH
@@ -72,6 +74,10 @@ class Base:
 class EnergyModel:
     """A device's energy model. ``low`` and ``high`` are log offsets that bound 90 % of validated errors.
 
+    They are those of a training like the fitted ones; one that is priced by a few data sets alone has them
+    times ``stretch``: √(scatter² + spread²)/scatter, ``scatter`` being the errors' own and the spread how far
+    fits without each data set disagree on it.
+
     ``shift`` is taken off the log energy so that the mean relative error, which punishes too much more
     than too little, is smallest. ``validated`` holds the mean relative error of each choice that was
     tried, from folds within the fitted runs.
@@ -85,6 +91,8 @@ class EnergyModel:
     shift: float
     low: float
     high: float
+    scatter: float
+    apart: Jackknife
     runs: int
     validated: dict[str, float]
 
@@ -99,7 +107,12 @@ class EnergyModel:
         log = self.base.log_energy(trainings, counts, only) - self.shift
         if self.correction is not None:
             log = log + self.correction.predict(trainings, only)
-        return np.exp(log), np.exp(log + self.low), np.exp(log + self.high)
+        wider = stretch(self.apart.spread(counts), self.scatter)
+        return np.exp(log), np.exp(log + self.low * wider), np.exp(log + self.high * wider)
+
+    def spread(self, trainings: Sequence[Training]) -> Floats:
+        """How far fits without each data set disagree on each training, in log units, shape (n,)."""
+        return self.apart.spread(design(trainings, self.levels))
 
 
 def fit(runs: Runs, levels: Sequence[MemoryLevel], *, bootstrap: int = 0, seed: int = 0) -> EnergyModel:
@@ -191,7 +204,9 @@ class _Fit:
         scores = {choices: relative_error(errors - best_shift(errors)) for choices, errors in tried.items()}
         best = min(scores, key=lambda choices: scores[choices])
         shift = best_shift(tried[best])
-        low, high = interval(tried[best] + shift)
+        apart, spread = self.jackknife(best.through_time)
+        scatter = robust_scatter(tried[best] + shift)
+        low, high = interval((tried[best] + shift) / stretch(spread, scatter))
         everything = np.arange(len(self.runs))
         base = self.base(everything, np.ones(len(self.kept), dtype=bool), best.through_time)
         if bootstrap:
@@ -207,9 +222,16 @@ class _Fit:
             shift=shift,
             low=low,
             high=high,
+            scatter=scatter,
+            apart=apart,
             runs=len(self.runs),
             validated={choices.words: score for choices, score in scores.items()},
         )
+
+    def jackknife(self, through_time: bool) -> tuple[Jackknife, Floats]:
+        """The jackknife over the folds of the kept runs, and its spread at each of them."""
+        values = [self.runs.energy_j, self.runs.time_s] if through_time else [self.runs.energy_j]
+        return jackknife.fit(self.counts[self.kept], tuple(v[self.kept] for v in values), self.folds)
 
     def with_intervals(self, base: Base, repeats: int) -> Base:
         joules = physics.with_intervals(
@@ -219,10 +241,13 @@ class _Fit:
 
 
 def folds(groups: NDArray[np.str_], random: np.random.Generator) -> NDArray[np.int64]:
-    """A fold for each run, shape (n,): its data set where there are four or more, else a random eighth."""
+    """A fold for each run, shape (n,): its data set where there are four or more, else a random eighth.
+
+    Of more than ``MOST_FOLDS`` data sets several share a fold.
+    """
     names, number = np.unique(groups, return_inverse=True)
     if len(names) >= 4:
-        return np.asarray(number, dtype=np.int64)
+        return np.asarray(number % MOST_FOLDS, dtype=np.int64)
     return np.asarray(random.permutation(len(groups)) % min(FOLDS, len(groups)), dtype=np.int64)
 
 
@@ -236,6 +261,16 @@ def interval(log_error: Floats) -> tuple[float, float]:
     reach = min(1.0, np.ceil((count + 1) * (1 + COVERAGE) / 2) / count)
     low, high = np.quantile(log_error, [1 - reach, reach])
     return float(low), float(high)
+
+
+def stretch(spread: Floats, scatter: float) -> Floats:
+    """How many times wider an interval is where fits disagree by ``spread``."""
+    return np.asarray(np.hypot(scatter, spread) / scatter)
+
+
+def robust_scatter(log_error: Floats) -> float:
+    """The standard deviation of a normal with the same median absolute error, at least 0.1 %."""
+    return max(1.4826 * float(np.median(np.abs(log_error))), 1e-3)
 
 
 def relative_error(log_error: Floats) -> float:
