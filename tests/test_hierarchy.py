@@ -217,7 +217,7 @@ def test_far_from_what_was_fitted_the_interval_widens_and_near_it_does_not():
 
 @pytest.mark.skipif(not PUBLISHED.exists(), reason="the published runs are not here")
 def test_a_data_set_far_outside_lies_within_its_interval():
-    """mnist has ten times the inputs of all other data sets; fitted without it, the error is three times theirs."""
+    """mnist has six times the inputs of any other data set here; fitted without it, the error is three times theirs."""
     table = energy_runs.read(PUBLISHED)
     known = table.runs.of_device("gpu")
     out = known.groups == "mnist"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,25 @@ class Fitted:
 
 def fit(runs: Runs, levels: Levels, *, bootstrap: int = BOOTSTRAP) -> Fitted:
     """A model of every device in ``runs``; costs get intervals from ``bootstrap`` resamplings (0: none)."""
-    models = {
-        device: energy.fit(runs.of_device(device), levels[device], bootstrap=bootstrap)
-        for device in runs.devices
-    }
+    with _one_thread():
+        models = {
+            device: energy.fit(runs.of_device(device), levels[device], bootstrap=bootstrap)
+            for device in runs.devices
+        }
     return Fitted(models, runs.origin, runs.left_out)
+
+
+def _one_thread() -> AbstractContextManager[Any]:
+    """One thread for the libraries of linear algebra, where scikit-learn's ``threadpoolctl`` is here.
+
+    The matrices are small, and two threads that wait for each other on a busy machine take ten times as long.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
+    limits: AbstractContextManager[Any] = threadpool_limits(1)
+    return limits
 
 
 def evaluate(fitted: Fitted, runs: Runs) -> dict[str, Any]:
