@@ -13,7 +13,7 @@ from joulemeter.occupancy import Occupancy, occupy
 from joulemeter.reading import Rail
 from joulemeter.slopes import Spread, Table, Walk, gram_of, slopes, table
 from joulemeter.ticks import Steps, Ticks
-from simulated_machine import IDLE_W, MS, Machine, program
+from simulated_machine import IDLE_W, MS, Machine, counter, program
 
 WATTS = [15.0, 120.0, 45.0, 80.0, 30.0]
 LENGTHS = [3.0, 5.0, 1.0, 2.0, 8.0]
@@ -104,3 +104,13 @@ def test_a_counter_that_ticks_at_the_pace_of_its_reads_tells_powers_without_bias
         own = site.rails[0].exclusive
         assert own.energy_j == pytest.approx(true, rel=0.02)
         assert own.low_j <= true <= own.high_j
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_counter_with_hardly_a_reading_amid_the_calls_is_attributed_all_the_same(seed: int) -> None:
+    """Rows of which no two are neighbours once counted as a gauge's, with one belief too many."""
+    made = program(seed, WATTS[:3], LENGTHS[:3], seconds=0.01, rest_ms=0.0, idle_s=0.2)
+    read = counter(made, seed, period_ms=50)
+    found = attribution.attribute([read], made.sites, made.spans).rails[0]
+    parts_j = found.attributed_j + found.idle.energy_j + found.unattributed_j
+    assert parts_j == pytest.approx(read.total_j, rel=1e-9)

@@ -85,12 +85,14 @@ def climbed(
     most = CELLS // (bins_of(ticks) * (count + len(matter.knots_ns)))
     steps = excerpt(steps, min(most, MOST_STEPS))
     made, walk = _table(steps, ticks, matter), Walk(steps, ticks, bins_of(ticks))
+    # Rows of which no two are neighbours count as a gauge's and bring a belief of a window: it has no slope.
+    others = beliefs.others.first(len(matter.knots_ns) + 1)
     for _ in range(TURNS):
         site_w = np.maximum(at[:count], 0.05 * usual_w)
         rate = variation * site_w**2 * np.minimum(matter.call_s, step_s)
         found = slopes(walk, made, at, Spread(rate, blur, quantum_j**2 / 6 + 1e-18))
         sums = gram_of(found, np.append(at, 0.0), rate)
-        post = powers(sums, beliefs.power, beliefs.others, beliefs.alike)
+        post = powers(sums, beliefs.power, others, beliefs.alike)
         moved = post.mean[:-1] - at
         spent = np.abs(at[:count]) @ matter.seconds
         if np.abs(moved[:count]) @ matter.seconds < SETTLED * spent:

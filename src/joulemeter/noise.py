@@ -54,6 +54,10 @@ class Prior:
     mean: Floats
     precision: Floats
 
+    def first(self, count: int) -> Prior:
+        """What is believed of the first ``count``, of which the precision ties none to the others."""
+        return Prior(self.mean[:count], self.precision[:count, :count])
+
 
 @dataclass(frozen=True, slots=True)
 class Variances:
