@@ -244,7 +244,9 @@ def _table(path: str, content: bytes) -> pyarrow.Table:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read()
+        # Without Arrow's pool of threads: one of them, still at work when Python ends, aborts the process
+        # (apache/arrow#34314).
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content)).read(use_threads=False)
     except (OSError, pyarrow.ArrowException) as error:
         raise DatasetError(f"{path}: cannot be read as Parquet ({error})", "remove that part") from error
     version = int((table.schema.metadata or {}).get(_SCHEMA, b"1"))

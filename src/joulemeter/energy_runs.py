@@ -118,19 +118,18 @@ def _of_this_host(device: str) -> tuple[MemoryLevel, ...]:
 def _arrow(where: Where) -> pyarrow.Table:
     import pyarrow
     import pyarrow.csv
-    import pyarrow.parquet
 
     if storage.is_url(where) or dataset.is_dataset(where):
         return flat(dataset.table(where), READ)
     path = Path(where)
     try:
         if path.is_dir():
-            parts = [pyarrow.parquet.ParquetFile(part).read() for part in sorted(path.rglob("*.parquet"))]
+            parts = [_parquet(part) for part in sorted(path.rglob("*.parquet"))]
             if not parts:
                 raise DatasetError(f"{path}: has no Parquet part", "the folder that a sweep wrote")
             return flat(pyarrow.concat_tables(parts, promote_options="permissive"), READ)
         if path.suffix == ".parquet":
-            return flat(pyarrow.parquet.ParquetFile(path).read(), READ)
+            return flat(_parquet(path), READ)
         return pyarrow.csv.read_csv(path)
     except FileNotFoundError:
         raise DatasetError(f"{path}: is not there", "joulemeter sweep PLAN -o DATASET") from None
@@ -139,6 +138,12 @@ def _arrow(where: Where) -> pyarrow.Table:
 
 
 Columns = dict[str, Column]
+
+
+def _parquet(path: Path) -> pyarrow.Table:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(path).read(use_threads=False)  # apache/arrow#34314
 
 
 def _number(columns: Columns, names: Sequence[str], length: int) -> Array:
