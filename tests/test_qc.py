@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pyarrow
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -75,6 +76,17 @@ def test_checking_the_kept_again_replaces_the_columns_and_adds_none() -> None:
     (found,) = [Record.from_row(row) for row in qc.check(once, qc.Rules(idle_w={"cpu": 1.0})).kept.to_pylist()]
     assert found.facts["idle_j"] == 10
     assert found.facts["standardized_j"] == 80
+
+
+@pytest.mark.parametrize("text", ["{}", '{"host": "n1"} ', '{"phases": {"data": {"j": 1}}}', '{"idle_j": 3}', None])
+def test_facts_of_any_kind_keep_what_they_say_and_gain_the_columns(text) -> None:
+    rows = dataset.table_of([run(energy_j=1e-7), run(idle_w=math.nan)])
+    position = rows.column_names.index("facts")
+    rows = rows.set_column(position, "facts", pyarrow.array([text, text], pyarrow.string()))
+    first, second = [json.loads(each or "{}") for each in qc.check(rows, qc.Rules()).kept["facts"].to_pylist()]
+    before = json.loads(text or "{}")
+    assert first == {**before, "idle_j": 40.0, "above_idle_j": 1e-7 - 40.0}
+    assert second == before
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-50, 50)), min_size=1, max_size=30))

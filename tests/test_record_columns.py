@@ -40,6 +40,12 @@ def test_kinds_that_differ_between_batches_meet_in_one(monkeypatch) -> None:
     assert record_columns.flat(mixed, ["size"])["size"].to_pylist() == ["4", "four"]
 
 
+def test_long_strings_are_facts_too() -> None:
+    """Polars writes its text as Arrow's large strings."""
+    rows = pyarrow.table({"facts": pyarrow.array(['{"size": 4}', None], pyarrow.large_string())})
+    assert record_columns.flat(rows, ["size"])["size"].to_pylist() == [4, None]
+
+
 @pytest.mark.parametrize("text", ["[1]", "{", "3"])
 def test_facts_that_are_no_object_are_refused(text) -> None:
     with pytest.raises(DatasetError, match="facts"):

@@ -98,8 +98,8 @@ def test_a_crash_is_one_failed_record(tmp_path, monkeypatch) -> None:
 def test_sweep_then_qc_then_fit(tmp_path, monkeypatch) -> None:
     """The data set that a sweep writes is what the energy model reads, as it is and after qc."""
     assert swept(tmp_path / "data", monkeypatch).done == len(SMALL.configurations)
-    kept = qc.check(dataset.read(tmp_path / "data").records, qc.Rules())
-    dataset.write(tmp_path / "clean", dataset.Dataset("clean", kept.kept))
+    report = qc.check(dataset.table(tmp_path / "data"), qc.Rules())
+    dataset.write_table(tmp_path / "clean", "clean", report.kept)
     table = energy_runs.read(tmp_path / "clean")
     assert len(table.runs) == len(SMALL.configurations)
     assert table.runs.left_out == (f"the losses of {len(table.runs)} runs on stand-in data: they mean nothing",)

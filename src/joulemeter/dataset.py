@@ -108,7 +108,7 @@ def _joined(parts: Iterable[tuple[str, pyarrow.Table]]) -> pyarrow.Table:
 
     schema = _arrow_schema()
     tables = [schema.empty_table(), *(each for _, each in parts)]
-    return pyarrow.concat_tables(tables, promote_options="permissive").select(schema.names)
+    return pyarrow.concat_tables(tables, promote_options="permissive").select(schema.names).cast(schema)
 
 
 def parts(folder: Where) -> set[str]:

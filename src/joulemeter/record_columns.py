@@ -110,7 +110,7 @@ def _batches(facts: pyarrow.ChunkedArray) -> Iterator[pyarrow.Array]:
     for chunk in facts.chunks:
         count = max(1, min(ROWS, int(BYTES / max(chunk.nbytes / max(len(chunk), 1), 1))))
         for first in range(0, len(chunk), count):
-            texts = compute.fill_null(chunk.slice(first, count), "{}")
+            texts = compute.fill_null(chunk.slice(first, count).cast("string"), "{}")
             yield compute.if_else(compute.equal(texts, ""), "{}", texts)
 
 
@@ -123,9 +123,10 @@ def _parsed(texts: pyarrow.Array, names: Sequence[str]) -> pyarrow.Table:
     together = pyarrow.compute.binary_join(pyarrow.ListArray.from_arrays([0, len(texts)], texts), "\n")
     words = pyarrow.schema([(name, pyarrow.string()) for name in WORDS])
     try:
+        # One thread: another, still at work when Python ends, aborts the process (apache/arrow#34314).
         table = pyarrow.json.read_json(
             pyarrow.BufferReader(together[0].as_buffer()),
-            read_options=pyarrow.json.ReadOptions(block_size=BLOCK_BYTES),
+            read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
             parse_options=pyarrow.json.ParseOptions(explicit_schema=words),
         )
     except pyarrow.ArrowInvalid:
