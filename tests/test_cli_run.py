@@ -20,7 +20,19 @@ QUICK = ["--source", "simulated:load=constant", "--idle", "0"]
 
 def start(folder: Path, *program: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     command = [*JOULEMETER, "run", *QUICK, *options, "-o", "run", *program]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=heard,  # noqa: PLW1509 - no threads run here
+    )
+
+
+def heard() -> None:
+    """A shell's background job, and what it starts, ignores SIGINT: the program under test is no such job."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
