@@ -30,6 +30,12 @@ def start(folder: Path, *program: str, options: tuple[str, ...] = ()) -> subproc
     )
 
 
+def with_mounts(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
+    """A shell's commands, with mounts that nobody else sees."""
+    words = ["unshare", "-m", "sh", "-c", commands]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True, timeout=120)
+
+
 def heard() -> None:
     """A shell's background job, and what it starts, ignores SIGINT: the program under test is no such job."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -262,14 +268,7 @@ def test_a_full_disk_is_said_and_the_script_goes_on(tmp_path: Path) -> None:
     inside = (
         f"mount -t tmpfs -o size=256k none disk && {{ {run}; echo status $?; {report}; echo status $?; }}"
     )
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", inside],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    done = with_mounts(tmp_path, inside)
     assert done.stdout.startswith("done\nstatus 0\n"), done.stdout + done.stderr
     assert "No space left" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -287,14 +286,7 @@ def test_a_disk_that_was_full_before_is_refused_in_one_line(tmp_path: Path) -> N
     # Room for folders, and for the header, which is written first; none for what the sampler writes.
     fill = "head -c 8192 /dev/zero > disk/filler"
     inside = f"mount -t tmpfs -o size=12k none disk && {fill} && {run}; echo status $?"
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", inside],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
+    done = with_mounts(tmp_path, inside)
     assert done.stdout == "status 4\n"
     assert re.fullmatch(r"joulemeter: disk/run: cannot be written \(No space.*\)\. Try: .*\n", done.stderr)
 
