@@ -216,15 +216,16 @@ def test_the_view_does_not_wait_for_the_ledger_of_the_run_it_follows(tmp_path: P
     held = threading.Event()
     ledger = run.Run.ledger
     monkeypatch.setattr(run.Run, "ledger", lambda self: held.wait(20) and ledger(self))
-    followed = Followed(folder)
-    assert followed.latest is None
-    held.set()
-    while followed.latest is None:
-        time.sleep(0.01)
+    with Followed(folder) as followed:
+        assert followed.latest is None
+        held.set()
+        while followed.latest is None:
+            time.sleep(0.01)
     shown = io.StringIO()
     console.Console(file=shown, width=100).print(live_view.sites(followed.latest))
     assert "work" in shown.getvalue()
     assert "95 % interval" in shown.getvalue()
+    assert "joulemeter-follow" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_folder_that_is_no_run_cannot_be_followed(tmp_path: Path) -> None:

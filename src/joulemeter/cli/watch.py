@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -92,9 +93,10 @@ def _terminal(watch: Watch, folder: Path | None, step_s: float, go_on: _GoOn, ca
     from joulemeter.live import Followed
     from joulemeter.report.live import Course, sites, view
 
-    followed = None if folder is None else Followed(folder)
     began, course = time.monotonic(), Course()
-    with Live(console=Console(), refresh_per_second=4, transient=False) as live:
+    following: contextlib.AbstractContextManager[Followed | None]
+    following = contextlib.nullcontext() if folder is None else Followed(folder)
+    with following as followed, Live(console=Console(), refresh_per_second=4, transient=False) as live:
         try:
             while go_on(time.monotonic() - began):
                 time.sleep(step_s)
