@@ -20,6 +20,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 _UNIT = r"(?:\s?(?:[kMGTmµn]?(J|W|s|B|Hz|FLOP|MAC)\b|(%)))?"
+_DIGEST = re.compile(r"\b[0-9a-f]{12}\b")
 _FIGURE = re.compile(rf"[-+±≤]?\s?\b\d[\d,.]*(?:e[+-]?\d+)?{_UNIT}")
 
 
@@ -60,7 +61,8 @@ def typed(text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def plain(line: str) -> str:
-    """A line with figures made alike, of any magnitude but of their unit, and blanks run together."""
+    """A line with figures made alike, of any magnitude but of their unit, digests too, and blanks run together."""
+    line = _DIGEST.sub("digest", line)
     return " ".join(_FIGURE.sub(lambda found: f" #{found[1] or found[2] or ''} ", line).split())
 
 
