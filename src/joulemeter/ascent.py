@@ -12,7 +12,7 @@ from joulemeter.design import Stretches
 from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.slopes import Slopes, Spread, Table, Walk, gram_of, slopes, table
-from joulemeter.ticks import MOST_STEPS, Steps, Ticks, bins_of, excerpt
+from joulemeter.ticks import MOST_STEPS, Steps, Ticks, bins_of, excerpt, nearly, neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +37,18 @@ STRETCHES = 40
 
 DOUBT = 0.4
 """Precision of the logarithm of how far calls scatter, before the readings speak."""
+
+TRIED = 3_000
+"""Steps by which paces are told from each other."""
+
+GLANCE = 3
+"""Newton's steps under a pace that is tried."""
+
+CLEAR = 1.0
+"""How much likelier, as a logarithm, another pace has to be."""
+
+HOPELESS = 200.0
+"""How much less likely, as a logarithm, a pace is that no better powers will save."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +84,48 @@ class Summit:
     factor: float
 
 
-def climbed(
+def highest(
     steps: Steps, quantum_j: float, ticks: Ticks, told: bool, start: Start, matter: Matter, beliefs: Beliefs
 ) -> Summit:
+    """The summit under the likeliest pace: from ``ticks`` on to its neighbours while readings grow likelier.
+
+    A pace found by a few readings under rough powers may be another's alias: ten ticks between two reads look
+    like nine longer ones, as long as powers are not those that fit best.
+    """
+    some, spacing_ns = excerpt(steps, TRIED), float(np.median(np.diff(steps.t_ns)))
+
+    def tried(pace: Ticks, begin: Start, least: float) -> Summit:
+        return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
+
+    best, done = tried(ticks, start, -np.inf), [ticks]
+    while True:
+        here = Start(best.powers.mean[: len(start.powers)], best.variation)
+        for pace in neighbours(best.ticks, spacing_ns, told):
+            if any(nearly(pace, each, spacing_ns) for each in done):
+                continue
+            done.append(pace)
+            other = tried(pace, here, best.score - HOPELESS)
+            if other.score > best.score + CLEAR:
+                best = other
+                break
+        else:
+            return climbed(steps, quantum_j, best.ticks, told, here, matter, beliefs)
+
+
+def climbed(
+    steps: Steps,
+    quantum_j: float,
+    ticks: Ticks,
+    told: bool,
+    start: Start,
+    matter: Matter,
+    beliefs: Beliefs,
+    turns: int = TURNS,
+    least: float = -np.inf,
+) -> Summit:
     """Newton's steps upon the slopes, under what is believed; ``told``: the lag is known.
+
+    They end where readings are less likely than ``least``.
 
     Of very many steps some are looked at: powers come from those, what ran elsewhere from the powers.
     """
@@ -87,7 +137,7 @@ def climbed(
     made, walk = _table(steps, ticks, matter), Walk(steps, ticks, bins_of(ticks))
     # Rows of which no two are neighbours count as a gauge's and bring a belief of a window: it has no slope.
     others = beliefs.others.first(len(matter.knots_ns) + 1)
-    for _ in range(TURNS):
+    for _ in range(turns):
         site_w = np.maximum(at[:count], 0.05 * usual_w)
         rate = variation * site_w**2 * np.minimum(matter.call_s, step_s)
         found = slopes(walk, made, at, Spread(rate, blur, quantum_j**2 / 6 + 1e-18))
@@ -95,7 +145,7 @@ def climbed(
         post = powers(sums, beliefs.power, others, beliefs.alike)
         moved = post.mean[:-1] - at
         spent = np.abs(at[:count]) @ matter.seconds
-        if np.abs(moved[:count]) @ matter.seconds < SETTLED * spent:
+        if found.score < least or np.abs(moved[:count]) @ matter.seconds < SETTLED * spent:
             break
         grown = np.exp(np.clip(_grown(found), -1, 1))
         variation, blur = variation * grown[0], blur * grown[1]

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import sparse, special
 
 from joulemeter import priors
-from joulemeter.ascent import Matter, Start, climbed
+from joulemeter.ascent import Matter, Start, highest
 from joulemeter.columns import Columns, call_seconds, columns, own_seconds, seen_seconds
 from joulemeter.design import (
     Design,
@@ -29,7 +29,7 @@ from joulemeter.occupancy import Occupancy
 from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.response import Found
-from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, bins_of, curve, likelihood, paced, steps_of
+from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, curve, likelihood, paced, steps_of
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -49,9 +49,6 @@ ROUGH = 20_000
 
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
-
-FOLLOWED = 2
-"""How often a counter's pace is sought, with the powers found before."""
 
 SCANNED_ROWS = 300
 """Readings in a row by which a counter's pace is found."""
@@ -137,34 +134,24 @@ def _with_ticks(
     """The fit with the counter's ticks followed; and how likely the readings are."""
     told = timeline.rail.lag_ns is not None
     lag = timeline.rail.lag_ns or 0 if told else max(response.lag_ns - response.window_ns / 2, 0.0)
-    ticks, score = Ticks(float(lag), float(response.window_ns), 0.02), guess.score
+    ticks = Ticks(float(lag), float(response.window_ns), 0.02)
     quantum_j = windows(timeline, Response(0)).quantum_j
-    for turn in range(FOLLOWED if len(timeline.t_ns) < 5_000 else 1):
-        steps, energy = _steps(timeline, run, matter, idle)
-        last, ticks = ticks, paced(steps.take(_busiest(steps)), energy, ticks, told, turn == 0, steps.silent)
-        if turn and _alike(ticks, last):
-            break
-        if ticks.period_ns <= ASKED_NS:
-            run, response = _asked(timeline, run, matter, idle, response, ticks, guess)
-            return run, response, likelihood(*_steps(timeline, run, matter, idle), ticks)
-        steps = replace(steps, joules=np.diff(timeline.energy_j))
-        start = Start(run.powers.mean[: run.powers.columns + len(idle.mean_w)], run.noise.variation)
-        summit = climbed(steps, quantum_j, ticks, told, start, matter, run.beliefs)
-        ticks, score = summit.ticks, summit.score
-        noise = replace(run.noise, variation=summit.variation)
-        unseen = _unseen_idle(run.by_knot, idle, summit.powers, summit.factor)
-        covariance = summit.energies.covariance + unseen
-        run = replace(
-            run, powers=summit.powers, energies=replace(summit.energies, covariance=covariance), noise=noise
-        )
+    steps, energy = _steps(timeline, run, matter, idle)
+    ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, silent=steps.silent)
+    if ticks.period_ns <= ASKED_NS:
+        run, response = _asked(timeline, run, matter, idle, response, ticks, guess)
+        return run, response, likelihood(*_steps(timeline, run, matter, idle), ticks)
+    steps = replace(steps, joules=np.diff(timeline.energy_j))
+    start = Start(run.powers.mean[: run.powers.columns + len(idle.mean_w)], run.noise.variation)
+    summit = highest(steps, quantum_j, ticks, told, start, matter, run.beliefs)
+    ticks, score = summit.ticks, summit.score
+    noise = replace(run.noise, variation=summit.variation)
+    unseen = _unseen_idle(run.by_knot, idle, summit.powers, summit.factor)
+    covariance = summit.energies.covariance + unseen
+    run = replace(
+        run, powers=summit.powers, energies=replace(summit.energies, covariance=covariance), noise=noise
+    )
     return run, Response(int(ticks.lag_ns + ticks.period_ns / 2), int(ticks.period_ns)), score
-
-
-def _alike(one: Ticks, other: Ticks) -> bool:
-    """Whether two paces differ by less than their ages are told apart."""
-    width_ns = one.period_ns / bins_of(one)
-    near = abs(one.lag_ns - other.lag_ns) < width_ns / 2 and one.jitter == other.jitter
-    return near and abs(one.period_ns / other.period_ns - 1) < one.jitter / 4
 
 
 def _asked(

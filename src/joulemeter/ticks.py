@@ -136,11 +136,8 @@ def curve(occupancy: Occupancy, gap: Stretches, per_s: Floats) -> Curve:
     return Curve(t, np.concatenate([np.zeros(min(len(t), 1)), np.cumsum(level[:-1] * np.diff(t) / 1e9)]))
 
 
-def paced(
-    steps: Steps, energy: Curve, guess: Ticks, told: bool, anew: bool = True, silent: bool = False
-) -> Ticks:
-    """The pace under which some steps in a row are likeliest, of all (``anew``) or those near ``guess``;
-    ``silent``: of those about as long as a step.
+def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, silent: bool = False) -> Ticks:
+    """The pace under which some steps in a row are likeliest; ``silent``: of those about as long as a step.
 
     ``told``: the lag is that of ``guess``, else what is known of it is the mean age, lag and half a period.
     """
@@ -152,8 +149,7 @@ def paced(
         return Ticks(lag, period, jitter)
 
     shifts = (0.0,) if told else SHIFTS if silent else SHIFTS[::2]
-    periods = _periods(spacing, silent) if anew else [guess.period_ns]
-    tried = [at(period, JITTERS[1], shift) for period in periods for shift in shifts] if anew else [guess]
+    tried = [at(period, JITTERS[1], shift) for period in _periods(spacing, silent) for shift in shifts]
     some = _likeliest(steps, energy, tried)
     if not told:
         middle = some.lag_ns + some.period_ns / 2
@@ -181,6 +177,39 @@ def _periods(spacing_ns: float, silent: bool) -> Floats:
         made.append(period)
         period *= 1 + 1.5 * JITTERS[1] / np.sqrt(max(spacing_ns / period, 1.0))
     return np.array(made)
+
+
+def neighbours(ticks: Ticks, spacing_ns: float, told: bool) -> list[Ticks]:
+    """Paces that are easily taken for this one where reads are ``spacing_ns`` apart: one tick more or fewer
+    between two, more or less jitter, a period a little longer or shorter.
+
+    ``told``: the lag is known, else what is known of it is the mean age, lag and half a period.
+    """
+
+    def at(period_ns: float, jitter: float) -> Ticks:
+        lag = ticks.lag_ns if told else max(ticks.lag_ns + (ticks.period_ns - period_ns) / 2, 0.0)
+        return Ticks(lag, period_ns, jitter)
+
+    between = spacing_ns / ticks.period_ns
+    aliases = [spacing_ns / count for count in (between - 1, between + 1) if count > 0.9]
+    place = JITTERS.index(ticks.jitter)
+    jitters = JITTERS[max(place - 1, 0) : place] + JITTERS[place + 1 : place + 2]
+    fine = _finest(ticks, spacing_ns)
+    periods = aliases + [ticks.period_ns * (1 + k * fine) for k in (-1, 1)]
+    return [at(ticks.period_ns, each) for each in jitters] + [
+        at(each, ticks.jitter) for each in periods if LEAST_PERIOD_NS <= each <= MOST_PERIOD_NS
+    ]
+
+
+def nearly(one: Ticks, other: Ticks, spacing_ns: float) -> bool:
+    """Whether two paces differ by less than is looked at, whatever their lags."""
+    apart = abs(one.period_ns / other.period_ns - 1)
+    return one.jitter == other.jitter and apart < _finest(one, spacing_ns) / 2
+
+
+def _finest(ticks: Ticks, spacing_ns: float) -> float:
+    """By which fraction periods are told apart: a fifth of what jitter comes to from one read to the next."""
+    return float(0.2 * JITTERS[1] / np.sqrt(max(spacing_ns / ticks.period_ns, 1.0)))
 
 
 def likelihood(steps: Steps, energy: Curve, ticks: Ticks) -> float:
