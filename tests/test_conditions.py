@@ -40,7 +40,7 @@ def test_load_heat_and_throttling_are_remarked() -> None:
     before = Conditions(0, 50.0, 100.0, 10.0, 1)
     after = Conditions(10 * 10**9, 62.0, 118.0, 20.0, 3)
     notes = " ".join(remarks(before, after, 4))
-    assert "other processes used 80 % of one core" in notes
+    assert "other processes used 80 % of one core meanwhile" in notes
     assert "slowed for heat 2 times" in notes
     assert "+12 °C" in notes
     assert remarks(before, replace(before, t_ns=10**10, busy_s=110.0, own_s=20.0), 4) == [], (

@@ -106,6 +106,14 @@ def test_under_the_meter_torchruns_workers_are_recorded_as_lanes_by_rank(by_laun
     found.ledger().check()
 
 
+def test_a_launcher_that_waits_draws_on_none_of_its_workers_joules(by_launcher: Path) -> None:
+    found = joulemeter.load(by_launcher)
+    seen = {found.header["lanes"][lane].partition(",")[0] for lane in np.unique(found.spans.lane).tolist()}
+    assert seen == {"rank 0", "rank 1"}
+    assert [site.name for site in found.sites if site.kind == "run"] == [PROGRAM.name]
+    assert not [site.name for site in found.sites if "launcher" in site.name]
+
+
 def test_two_hosts_add_and_no_span_draws_on_another_machine(by_rank: Path, tmp_path: Path) -> None:
     """A second host, made of a real rank by another name, boot and clock."""
     shutil.copytree(by_rank / "rank-0", tmp_path / "a")
@@ -267,3 +275,14 @@ def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
 )
 def test_only_known_launchers_are_given_an_interpreter(program: list[str], launches: bool, tmp_path: Path) -> None:
     assert (torchrun.environment(program, ["python", "-m", "joulemeter.launch"], tmp_path) is not None) is launches
+
+
+def test_a_launcher_is_recorded_where_its_workers_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = ["-m", "torch.distributed.run", "train.py"]
+    given = torchrun.environment(program, ["python", "-m", "joulemeter.launch"], tmp_path)
+    assert given is not None
+    monkeypatch.setenv("PYTHON_EXEC", given["PYTHON_EXEC"])
+    assert torchrun.only_waits(program, str(tmp_path))
+    assert not torchrun.only_waits(["train.py"], str(tmp_path))
+    monkeypatch.setenv("PYTHON_EXEC", "/usr/bin/python")
+    assert not torchrun.only_waits(program, str(tmp_path))

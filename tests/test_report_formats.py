@@ -63,6 +63,28 @@ def test_two_calls_of_one_line_are_told_apart_by_their_column(run, ledger):
     text = reports.format_named("text").render(run, replace(ledger, sites=tuple(twins)))
     assert "a.py:7:4" in text
     assert "a.py:7:19" in text
+    pull_request = markdown.render(run, replace(ledger, sites=tuple(twins)))
+    assert "a.py:7:4 |" in pull_request
+    assert "a.py:7:19 |" in pull_request
+
+
+def test_a_program_stands_without_a_line_and_its_name_once(run, ledger):
+    from dataclasses import replace
+
+    whole = replace(ledger.sites[0].site, name="a.py", kind="run", file="/x/a.py", line=0)
+    text = reports.format_named("text").render(
+        run, replace(ledger, sites=(replace(ledger.sites[0], site=whole),))
+    )
+    assert " a.py  [run]" in text
+
+
+def test_sites_that_nobody_saw_stand_last(run, ledger):
+    from joulemeter.ledger import hungriest_first
+
+    pairs = [(site, entry) for site in ledger.sites for entry in site.rails]
+    unknown = [math.isnan(entry.exclusive.energy_j) for _, entry in hungriest_first(pairs)]
+    assert any(unknown)
+    assert unknown == sorted(unknown)
 
 
 # ── folded ───────────────────────────────────────────────────────────────────────────────────────────
@@ -346,10 +368,10 @@ def test_parquet_holds_the_same_rows_with_types(run, ledger):
 
 def test_markdown_shows_origin_interval_and_what_cannot_be_told(run, ledger):
     text = markdown.render(run, ledger)
-    assert "| package-0 | measured | 400 J | 392 J to 408 J |" in text
-    assert "| `torch.nn.functional.linear` train.py:3 | 40 | 2.80 s | 120 J | 113 J to 127 J |" in text
-    assert "| `json.loads` train.py:6 | 1 | 70.0 ms | not told apart | 11.7 J to 14.3 J |" in text
-    assert "1 sites are not known." in text
+    assert "| package-0 | measured | 400 J | 392 J – 408 J |" in text
+    assert "| `torch.nn.functional.linear` train.py:3 | 40 | 2.80 s | 120 J | 113 J – 127 J |" in text
+    assert "| `json.loads` train.py:6 | 1 | 70.0 ms | not told apart from encoder.layer | jointly 11.7 J – 14.3 J |" in text
+    assert "Of 1 more nothing is known" in text
 
 
 def test_markdown_tables_have_as_many_cells_in_every_row(run, ledger):

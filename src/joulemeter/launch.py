@@ -19,7 +19,7 @@ import atexit
 import builtins
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -116,6 +116,15 @@ def main(arguments: list[str]) -> None:
     launch(plan, Recorder(plan.raw))
 
 
+def only_waits(plan: Plan) -> bool:
+    """Whether the program is one that starts recorded workers and waits for them."""
+    if "PYTHON_EXEC" not in os.environ:
+        return False
+    from joulemeter import torchrun
+
+    return torchrun.only_waits(["-m", plan.program] if plan.kind == "module" else [plan.program], plan.raw)
+
+
 def label(plan: Plan) -> str:
     """The program's name as its user wrote it."""
     return {"module": f"-m {plan.program}", "code": "-c"}.get(plan.kind, os.path.basename(plan.program))
@@ -192,7 +201,8 @@ def say(line: str) -> None:
 
 def launch(plan: Plan, recorder: Recorder) -> None:
     """Runs the program as ``__main__``; raises SystemExit, or KeyboardInterrupt to end by its signal."""
-    compiler = begin(plan, recorder)
+    waits = only_waits(plan)
+    compiler = begin(replace(plan, levels=()) if waits else plan, recorder, within_run=not waits)
     atexit.register(compiler.tell_unknown)
     try:
         program = prepare(plan, compiler)

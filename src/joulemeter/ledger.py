@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -189,10 +190,11 @@ MOST_SHOWN = 20
 
 def _html_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
     names = {site.site.id: site.site.name for site in sites}
-    entries = [(site, entry) for site in sites for entry in site.rails if entry.rail == rail.rail.id]
-    entries.sort(key=lambda each: -each[1].exclusive.energy_j)
+    entries = hungriest_first(
+        (site, entry) for site in sites for entry in site.rails if entry.rail == rail.rail.id
+    )
     rows = [
-        (escape(site.site.name), f"{site.calls:,}", *map(escape, _site_figures(entry, names)))
+        (escape(site.site.name), f"{site.calls:,}", *map(escape, site_figures(entry, names)))
         for site, entry in entries[:MOST_SHOWN]
     ]
     if len(entries) > MOST_SHOWN:
@@ -207,7 +209,12 @@ def _html_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
     return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _site_figures(entry: SiteRail, names: dict[int, str]) -> tuple[str, str]:
+def hungriest_first(entries: Iterable[tuple[SiteLedger, SiteRail]]) -> list[tuple[SiteLedger, SiteRail]]:
+    """Sites of one rail by their own joules; those that are not known come last."""
+    return sorted(entries, key=lambda each: (math.isnan(each[1].exclusive.energy_j), -each[1].exclusive.energy_j))
+
+
+def site_figures(entry: SiteRail, names: dict[int, str]) -> tuple[str, str]:
     """A site's own joules and interval; where the meter cannot tell them, what it can."""
     own = entry.exclusive
     if math.isnan(own.energy_j):

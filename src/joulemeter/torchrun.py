@@ -14,6 +14,8 @@ from pathlib import Path
 
 MODULES = ("torch.distributed.run", "torch.distributed.launch", "accelerate.commands.launch")
 SCRIPTS = ("torchrun", "accelerate", "accelerate-launch")
+WAITING = ("torch.distributed.run", "torch.distributed.launch", "torchrun")
+"""Those that start every worker by PYTHON_EXEC, and wait; accelerate starts a single one itself."""
 
 
 def is_launcher(program: Sequence[str]) -> bool:
@@ -28,8 +30,21 @@ def environment(program: Sequence[str], command: Sequence[str], raw: Path) -> di
     is no launcher, and where the user names a PYTHON_EXEC of their own."""
     if not is_launcher(list(program)) or "PYTHON_EXEC" in os.environ:
         return None
-    script = raw / "python"
+    script = Path(_interpreter(raw))
     words = " ".join(shlex.quote(word) for word in command)
     script.write_text(f'#!/bin/sh\n[ "$1" = -u ] && shift\nexec {words} -- "$@"\n', encoding="utf-8")
     script.chmod(0o755)
-    return {**os.environ, "PYTHON_EXEC": str(script.absolute())}
+    return {**os.environ, "PYTHON_EXEC": str(script)}
+
+
+def only_waits(program: Sequence[str], raw: str) -> bool:
+    """Whether ``program`` is a launcher all of whose work is its workers', recorded in ``raw`` too.
+
+    Its own spans would cover all of theirs, and the time that it waits would draw on their joules.
+    """
+    name = program[1] if program[:1] == ["-m"] else os.path.basename(program[0])
+    return name in WAITING and os.environ.get("PYTHON_EXEC") == _interpreter(Path(raw))
+
+
+def _interpreter(raw: Path) -> str:
+    return str((raw / "python").absolute())

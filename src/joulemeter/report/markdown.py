@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections import Counter
 
-from joulemeter.ledger import Energy, Ledger, RailLedger, SiteLedger, SiteRail
+from joulemeter.ledger import Energy, Ledger, RailLedger, SiteLedger, SiteRail, hungriest_first, site_figures
+from joulemeter.report.text import line_of, place
 from joulemeter.run import Run
 from joulemeter.units import joules, seconds
 
@@ -56,33 +57,33 @@ def _rails(ledger: Ledger) -> str:
 def _sites(rail: RailLedger, ledger: Ledger) -> str:
     entries = [(site, entry) for site in ledger.sites for entry in site.rails if entry.rail == rail.rail.id]
     known = [pair for pair in entries if not math.isnan(pair[1].exclusive.energy_j)]
-    known.sort(key=lambda pair: -pair[1].exclusive.energy_j)
+    known = hungriest_first(known)
+    names = {site.site.id: site.site.name for site in ledger.sites}
     heads = ("site", "calls", "time", "energy", "95 % interval")
+    twins = Counter(line_of(site) for site, _ in known)
     lines = [
         f"**{_plain(rail.rail.name)}**, {rail.rail.origin}",
         "",
-        _table(heads, [_row(*p) for p in known[:_MOST]]),
+        _table(heads, [_row(*pair, twins, names) for pair in known[:_MOST]]),
     ]
     rest = math.fsum(entry.exclusive.energy_j for _, entry in known[_MOST:])
     if len(known) > _MOST:
         lines += ["", f"… and {len(known) - _MOST} sites more with {joules(rest)}."]
     if len(entries) > len(known):
-        lines += ["", f"{len(entries) - len(known)} sites are not known."]
+        lines += ["", f"Of {len(entries) - len(known)} more nothing is known: the meter did not see them."]
     return "\n".join(lines)
 
 
-def _row(ledger: SiteLedger, entry: SiteRail) -> tuple[str, ...]:
-    site = ledger.site
-    line = f":{site.line}" if site.line > 0 else ""
-    place = f" {Path(site.file).name}{line}" if site.file else ""
-    energy = joules(entry.exclusive.energy_j) if entry.resolved else "not told apart"
-    bounds = entry.exclusive if entry.resolved or entry.joint is None else entry.joint
+def _row(
+    ledger: SiteLedger, entry: SiteRail, twins: Counter[tuple[str, str, int]], names: dict[int, str]
+) -> tuple[str, ...]:
+    found = place(ledger, twins)
+    shown = f" {_plain(found)}" if found and found != ledger.site.name else ""
     return (
-        f"`{_code(site.name)}`{_plain(place)}",
+        f"`{_code(ledger.site.name)}`{shown}",
         f"{ledger.calls:,}",
         seconds(ledger.exclusive_s),
-        energy,
-        _range(bounds),
+        *map(_plain, site_figures(entry, names)),
     )
 
 
@@ -92,7 +93,7 @@ def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _range(energy: Energy) -> str:
-    return f"{joules(energy.low_j)} to {joules(energy.high_j)}"
+    return f"{joules(energy.low_j)} – {joules(energy.high_j)}"
 
 
 def _code(text: str) -> str:

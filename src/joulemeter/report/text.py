@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from joulemeter.ledger import Energy, Ledger, RailLedger, SiteLedger, SiteRail
+from joulemeter.ledger import Energy, Ledger, RailLedger, SiteLedger, SiteRail, hungriest_first
 from joulemeter.run import Run
 from joulemeter.units import joules, seconds
 
@@ -73,8 +73,8 @@ def rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
     for name in ("calls", "time", "energy", "95 % interval", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     whole = rail.energy.energy_j
-    rows = sorted(_entries(rail, ledger), key=lambda row: -row[1].exclusive.energy_j)
-    twins = Counter(_line(site) for site, _ in rows)
+    rows = hungriest_first(_entries(rail, ledger))
+    twins = Counter(line_of(site) for site, _ in rows)
     for site, entry in rows[:most]:
         table.add_row(
             _where(site, twins), f"{site.calls:,}", seconds(site.exclusive_s), *_figures(entry, whole)
@@ -104,16 +104,25 @@ def _entries(rail: RailLedger, ledger: Ledger) -> list[tuple[SiteLedger, SiteRai
     return [(site, entry) for site in ledger.sites for entry in site.rails if entry.rail == rail.rail.id]
 
 
-def _line(site: SiteLedger) -> tuple[str, str, int]:
+def line_of(site: SiteLedger) -> tuple[str, str, int]:
+    """What tells sites apart to a reader, but for the column."""
     return site.site.name, site.site.file, site.site.line
 
 
+def place(site: SiteLedger, twins: Counter[tuple[str, str, int]]) -> str:
+    """File and line; the column too where one line makes the same call twice (``twins``: see line_of)."""
+    if not site.site.file:
+        return ""
+    line = f":{site.site.line}" if site.site.line > 0 else ""
+    column = f":{site.site.column}" if line and twins[line_of(site)] > 1 else ""
+    return f"{Path(site.site.file).name}{line}{column}"
+
+
 def _where(site: SiteLedger, twins: Counter[tuple[str, str, int]]) -> Text:
-    """A site's name and place; the column too where one line makes the same call twice."""
-    column = f":{site.site.column}" if twins[_line(site)] > 1 else ""
-    place = f"  {Path(site.site.file).name}:{site.site.line}{column}" if site.site.file else ""
+    found = place(site, twins)
+    shown = f"  {found}" if found and found != site.site.name else ""
     kind = "" if site.site.kind in ("call", "span") else f"  [{site.site.kind}]"
-    return Text.assemble(site.site.name, (place + kind, "dim"))
+    return Text.assemble(site.site.name, (shown + kind, "dim"))
 
 
 def _figures(entry: SiteRail, whole: float) -> tuple[str, str, str]:
