@@ -1,15 +1,20 @@
 """``%load_ext joulemeter``: the energy of notebook cells.
 
-%%joules              meters the cell and shows where its joules went
+%%joules              meters the cell and shows where its joules went, by call of a deep-learning library
 %joules fit(x)        meters one line
 """
 
 from __future__ import annotations
 
+import ast
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from types import CodeType
 from typing import Any
 
-from joulemeter.errors import JoulemeterError
+from joulemeter.errors import JoulemeterError, UsageError
 from joulemeter.meter import Meter
 from joulemeter.sources import split_specs
 
@@ -29,18 +34,29 @@ def _magic(shell: Any) -> Any:
     def joules(line: str, cell: str | None = None) -> Any:
         """%%joules [SOURCE,…]: meter this cell. %joules STATEMENT: meter this line. Shows the ledger."""
         named = split_specs(line.strip()) if cell is not None and line.strip() else None
+        source = cell if cell is not None else line
         meter = Meter(sources=named)
         try:
-            with meter:
-                result = shell.run_cell(cell if cell is not None else line)
+            refuse_await(shell, source)
+            with meter, by_call(shell, meter, source):
+                result = shell.run_cell(source)
         except JoulemeterError as error:
             print_error(shell, str(error))
             return None
-        if result.success:
-            show(meter)
-        return meter.ledger if cell is None and result.success else None
+        if not result.success:
+            return None
+        if cell is None:
+            return meter.ledger  # displayed as the value of the line, unless it is kept
+        show(meter)
+        return None
 
     return joules
+
+
+def refuse_await(shell: Any, source: str) -> None:
+    """Raises UsageError for a cell that awaits: its loop runs already, below the magic."""
+    if shell.should_run_async(source, transformed_cell=shell.transform_cell(source)):
+        raise UsageError("a cell that awaits cannot run in a magic", "with joulemeter.Meter() as meter: …")
 
 
 def print_error(shell: Any, text: str) -> None:
@@ -51,3 +67,52 @@ def print_error(shell: Any, text: str) -> None:
 def show(meter: Meter) -> None:
     """Displays the ledger of a finished meter in the notebook."""
     import_module("IPython.display").display(meter.ledger)
+
+
+@contextmanager
+def by_call(shell: Any, meter: Meter, source: str) -> Iterator[None]:
+    """Meanwhile, what the shell compiles of ``source`` records its calls of deep-learning libraries."""
+    from joulemeter.frameworks import calls
+
+    judge = calls.Judge(meter.recorder)
+    plain, shell.compile = shell.compile, Compiler(shell.compile, meter.recorder, judge, source)
+    try:
+        yield
+    finally:
+        shell.compile = plain
+        judge.flush()
+
+
+class Compiler:
+    """The shell's compiler with gates before the calls of one source; else the same."""
+
+    def __init__(self, plain: Any, recorder: Any, judge: Any, source: str) -> None:
+        from joulemeter.frameworks import calls
+
+        self._plain = plain
+        self._judge = judge
+        self._gates = recorder.gates(judge, calls.special())
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def __call__(self, tree: Any, filename: str, symbol: str) -> CodeType:
+        """Code of a statement of the source, or of an expression that is shown (``symbol``: "single")."""
+        from joulemeter.frameworks import rewrite, tracing
+
+        if not isinstance(tree, ast.AST) or rewrite.MARK.strip("\0 ") in self._source:
+            code: CodeType = self._plain(tree, filename, symbol)
+            return code
+        made = rewrite.rewrite(tree)  # type: ignore[arg-type]
+        places = rewrite.places(made)
+        tracing.sources[filename] = (self._source, 0)
+        loaded = {name.partition(".")[0] for name in tuple(sys.modules)}
+        if self._judge.imported(made.imports | loaded):
+            self._gates.forget()
+
+        def gate(index: int) -> Any:
+            at = places[index]
+            return self._gates.gate(at.kind, ("cell", at.line, at.column, at.function))
+
+        return rewrite.fill(self._plain(made.tree, filename, symbol), gate)

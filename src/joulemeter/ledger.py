@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -169,9 +171,22 @@ class Ledger:
             )
             assert abs(exclusive - each.attributed_j) <= CONSERVATION * max(1.0, abs(whole)), each.rail.name
 
+    def __str__(self) -> str:
+        """The ledger as plain text: a table a rail, then the notes."""
+        tables = [_text_table(rail, self.sites) for rail in self.rails] or ["Nothing was metered."]
+        return "\n\n".join([*tables, *(f"note: {note}" for note in self._all_notes())])
+
     def _repr_html_(self) -> str:
-        """The ledger as a table, for notebooks."""
-        return "".join(_html_table(rail, self.sites) for rail in self.rails) or "<p>Nothing was metered.</p>"
+        """The ledger as tables and notes, for notebooks."""
+        tables = [_html_table(rail, self.sites) for rail in self.rails] or ["<p>Nothing was metered.</p>"]
+        return "".join([*tables, *(f"<p>note: {escape(note)}</p>" for note in self._all_notes())])
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython in a terminal shows: the text."""
+        printer.text("Ledger(…)" if cycle else str(self))
+
+    def _all_notes(self) -> list[str]:
+        return list(dict.fromkeys([*(note for rail in self.rails for note in rail.notes), *self.notes]))
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``joulemeter report --format json`` prints."""
@@ -185,33 +200,72 @@ class Ledger:
 
 
 MOST_SHOWN = 20
-"""Sites of a rail that a notebook shows; the rest are one row."""
+"""Sites of a rail that a notebook or a printed ledger shows; the rest are one row."""
+
+_HEADS = ("site", "calls", "energy", "95 % interval")
 
 
-def _html_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
+def _table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> list[tuple[str, ...]]:
+    """Rows under ``_HEADS``: the hungriest sites, idle, unattributed, total."""
     names = {site.site.id: site.site.name for site in sites}
     entries = hungriest_first(
         (site, entry) for site in sites for entry in site.rails if entry.rail == rail.rail.id
     )
+    twins = Counter(line_of(site) for site, _ in entries)
     rows = [
-        (escape(site.site.name), f"{site.calls:,}", *map(escape, site_figures(entry, names)))
+        (f"{site.site.name}  {place(site, twins)}".strip(), f"{site.calls:,}", *site_figures(entry, names))
         for site, entry in entries[:MOST_SHOWN]
     ]
     if len(entries) > MOST_SHOWN:
         rest_j = math.fsum(entry.exclusive.energy_j for _, entry in entries[MOST_SHOWN:])
         rows.append((f"{len(entries) - MOST_SHOWN} more", "", joules(rest_j), ""))
-    rows.append(("idle", "", *_html_figures(rail.idle)))
+    rows.append(("idle", "", *_energy_figures(rail.idle)))
     rows.append(("unattributed", "", joules(rail.unattributed_j), ""))
-    rows.append(("<b>total</b>", "", *_html_figures(rail.energy)))
+    return [*rows, ("total", "", *_energy_figures(rail.energy))]
+
+
+def _html_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
+    rows = [tuple(map(escape, row)) for row in _table(rail, sites)]
+    rows[-1] = ("<b>total</b>", *rows[-1][1:])
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    heads = "".join(f"<th>{head}</th>" for head in ("site", "calls", "energy", "95 % interval"))
+    heads = "".join(f"<th>{head}</th>" for head in _HEADS)
     caption = f"{escape(rail.rail.name)}, {rail.rail.origin}"
     return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
 
+def _text_table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> str:
+    rows = [_HEADS, *_table(rail, sites)]
+    wide = [max(len(row[column]) for row in rows) for column in range(len(_HEADS))]
+    lines = [
+        "  ".join([row[0].ljust(wide[0]), *(row[at].rjust(wide[at]) for at in (1, 2, 3))]).rstrip()
+        for row in rows
+    ]
+    return "\n".join([f"{rail.rail.name}, {rail.rail.origin}", *lines])
+
+
+def line_of(site: SiteLedger) -> tuple[str, str, int]:
+    """What tells sites apart to a reader, but for the column."""
+    return site.site.name, site.site.file, site.site.line
+
+
+def place(site: SiteLedger, twins: Mapping[tuple[str, str, int], int]) -> str:
+    """File and line; the column too where one line makes the same call twice (``twins`` counts line_of).
+
+    Empty for what has no file, and for a program that is named after its own.
+    """
+    name = os.path.basename(site.site.file)
+    line = f":{site.site.line}" if name and site.site.line > 0 else ""
+    column = f":{site.site.column}" if line and twins[line_of(site)] > 1 else ""
+    return "" if name + line == site.site.name else name + line + column
+
+
 def hungriest_first(entries: Iterable[tuple[SiteLedger, SiteRail]]) -> list[tuple[SiteLedger, SiteRail]]:
     """Sites of one rail by their own joules; those that are not known come last."""
-    return sorted(entries, key=lambda each: (math.isnan(each[1].exclusive.energy_j), -each[1].exclusive.energy_j))
+    return sorted(entries, key=lambda each: _unknown_last(each[1].exclusive.energy_j))
+
+
+def _unknown_last(energy_j: float) -> tuple[bool, float]:
+    return math.isnan(energy_j), -energy_j
 
 
 def site_figures(entry: SiteRail, names: dict[int, str]) -> tuple[str, str]:
@@ -220,16 +274,16 @@ def site_figures(entry: SiteRail, names: dict[int, str]) -> tuple[str, str]:
     if math.isnan(own.energy_j):
         return "unknown", ""
     if entry.resolved:
-        return _html_figures(own)
+        return _energy_figures(own)
     if entry.confounded_with and entry.joint is not None:
         others = ", ".join(names.get(other, f"#{other}") for other in entry.confounded_with[:3])
-        return f"not told apart from {others}", f"jointly {_html_figures(entry.joint)[1]}"
+        return f"not told apart from {others}", f"jointly {_energy_figures(entry.joint)[1]}"
     if own.low_j > 0:
-        return "not resolved", _html_figures(own)[1]
+        return "not resolved", _energy_figures(own)[1]
     return "below resolution", f"≤ {joules(own.high_j)}"
 
 
-def _html_figures(energy: Energy) -> tuple[str, str]:
+def _energy_figures(energy: Energy) -> tuple[str, str]:
     return joules(energy.energy_j), f"{joules(energy.low_j)} – {joules(energy.high_j)}"
 
 

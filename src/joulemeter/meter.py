@@ -115,12 +115,17 @@ class Meter:
 
     # ── inside the block ─────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def recorder(self) -> Recorder:
+        """What records the block's spans."""
+        if self._recorder is None:
+            raise UsageError("this Meter has not been entered", "with Meter() as meter: …")
+        return self._recorder
+
     def span(self, name: str) -> AbstractContextManager[Any]:
         """A named stretch of the program: ``with meter.span("eval"):``. Spans nest, and may be open at
         once in several threads and asyncio tasks. Costs about a microsecond."""
-        if self._recorder is None:
-            raise UsageError("this Meter has not been entered", "with Meter() as meter: …")
-        return self._recorder.span(name)
+        return self.recorder.span(name)
 
     def energy_between(self, start_ns: int, end_ns: int) -> Energy:
         """The gross energy between two moments of ``time.monotonic_ns``, from the readings so far;

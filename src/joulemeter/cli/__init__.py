@@ -71,7 +71,7 @@ def command() -> None:
       joulemeter predict net.onnx --predictor machine/      what a network will cost
 
     Exit statuses: 0 done; 1 a foreseen fault; 2 usage; 3 meter; 4 run folder; 5 data set; 6 network file;
-    7 predictor. `run` ends with the exit status of the script.
+    7 predictor; 10 `compare --fail-above` found more. `run` ends with the exit status of the script.
     """
 
 

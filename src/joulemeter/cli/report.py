@@ -59,8 +59,8 @@ def command(
     """Show where the joules of a run went, from its run folder.
 
     A folder of ranks (RUN/rank-0, …) is shown as one run, each rail of a host counted once.
-    Data sets, sweeps, predictors, energy models and scores (JSON) are known too, and shown as text, json or
-    html.
+    Data sets, sweeps, predictors, energy models and scores (JSON) are known too, and shown as text, json,
+    html and (but for scores) markdown.
 
     \b
       joulemeter report joulemeter-run-1

@@ -5,8 +5,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from joulemeter.ledger import Energy, Ledger, RailLedger, SiteLedger, SiteRail, hungriest_first, site_figures
-from joulemeter.report.text import line_of, place
+from joulemeter.ledger import (
+    Energy,
+    Ledger,
+    RailLedger,
+    SiteLedger,
+    SiteRail,
+    hungriest_first,
+    line_of,
+    place,
+    site_figures,
+)
 from joulemeter.run import Run
 from joulemeter.units import joules, seconds
 
@@ -78,7 +87,7 @@ def _row(
     ledger: SiteLedger, entry: SiteRail, twins: Counter[tuple[str, str, int]], names: dict[int, str]
 ) -> tuple[str, ...]:
     found = place(ledger, twins)
-    shown = f" {_plain(found)}" if found and found != ledger.site.name else ""
+    shown = f" {_plain(found)}" if found else ""
     return (
         f"`{_code(ledger.site.name)}`{shown}",
         f"{ledger.calls:,}",

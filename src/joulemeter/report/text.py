@@ -5,14 +5,22 @@ from __future__ import annotations
 import io
 import math
 from collections import Counter
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from joulemeter.ledger import Energy, Ledger, RailLedger, SiteLedger, SiteRail, hungriest_first
+from joulemeter.ledger import (
+    Energy,
+    Ledger,
+    RailLedger,
+    SiteLedger,
+    SiteRail,
+    hungriest_first,
+    line_of,
+    place,
+)
 from joulemeter.run import Run
 from joulemeter.units import joules, seconds
 
@@ -104,23 +112,9 @@ def _entries(rail: RailLedger, ledger: Ledger) -> list[tuple[SiteLedger, SiteRai
     return [(site, entry) for site in ledger.sites for entry in site.rails if entry.rail == rail.rail.id]
 
 
-def line_of(site: SiteLedger) -> tuple[str, str, int]:
-    """What tells sites apart to a reader, but for the column."""
-    return site.site.name, site.site.file, site.site.line
-
-
-def place(site: SiteLedger, twins: Counter[tuple[str, str, int]]) -> str:
-    """File and line; the column too where one line makes the same call twice (``twins``: see line_of)."""
-    if not site.site.file:
-        return ""
-    line = f":{site.site.line}" if site.site.line > 0 else ""
-    column = f":{site.site.column}" if line and twins[line_of(site)] > 1 else ""
-    return f"{Path(site.site.file).name}{line}{column}"
-
-
 def _where(site: SiteLedger, twins: Counter[tuple[str, str, int]]) -> Text:
     found = place(site, twins)
-    shown = f"  {found}" if found and found != site.site.name else ""
+    shown = f"  {found}" if found else ""
     kind = "" if site.site.kind in ("call", "span") else f"  [{site.site.kind}]"
     return Text.assemble(site.site.name, (shown + kind, "dim"))
 
