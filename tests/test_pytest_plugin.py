@@ -1,9 +1,14 @@
 """The plugin, run by pytest itself in a folder of its own."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+
+from joulemeter.ledger import Energy
+from joulemeter.pytest_plugin import Energies
 
 pytest_plugins = ["pytester"]
 SOURCE = "--energy-source=simulated:load=constant,busy=100"
@@ -53,7 +58,48 @@ def test_a_baseline_is_saved_and_a_hungrier_test_fails(
     monkeypatch.setenv("NAP", "0.3")
     result = project.runpytest_subprocess(SOURCE, "-k", "small", "--energy-compare")
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*of its baseline's energy more*"])
+    result.stdout.fnmatch_lines(["*test_small takes * % more than its baseline; 5 % is allowed*"])
+
+
+def test_parts_are_compared_too_and_fail_where_the_test_is_marked(pytester: pytest.Pytester) -> None:
+    body = """
+        import os, time, pytest
+
+        @pytest.mark.energy(rel=0.2)
+        def test_marked(energy):
+            with energy("nap"):
+                time.sleep(float(os.environ.get("NAP", "0.1")))
+            time.sleep(0.5)
+
+        def test_plain(energy):
+            with energy("nap"):
+                time.sleep(float(os.environ.get("NAP", "0.1")))
+        """
+    pytester.makepyfile(body)
+    pytester.runpytest_subprocess(SOURCE, "--energy-save").assert_outcomes(passed=2)
+    pytester.makepyfile(body.replace('"0.1"', '"0.6"').replace("sleep(0.5)", "sleep(0.01)"))
+    result = pytester.runpytest_subprocess(SOURCE, "--energy-compare")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        ["*test_marked[[]nap[]] takes * more than its baseline; 20 %*", "*test_plain[[]nap[]]  more"]
+    )
+
+
+@pytest.mark.parametrize("energy", [Energy(18, 15, 22), Energy(math.nan, math.nan, math.nan)], ids=str)
+def test_a_limit_that_the_interval_does_not_decide_is_said(energy: Energy) -> None:
+    energies = Energies(SimpleNamespace(getoption=lambda _: None))  # type: ignore[arg-type]
+    energies.metered = {"near": (energy, "estimated"), "far": (Energy(1, 0.5, 1.5), "estimated")}
+    for name in energies.metered:
+        energies._limit(name, "20 J")
+    assert energies.verdicts == {"near": "may be above 20 J: the interval cannot tell"}
+
+
+def test_a_meter_that_does_not_answer_is_one_line(project: pytest.Pytester) -> None:
+    result = project.runpytest_subprocess("--energy-source=sundial", "-k", "small")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["joulemeter: there is no source 'sundial'*"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    result.stdout.no_fnmatch_line("*another exception*")
 
 
 def test_a_missing_baseline_is_a_usage_error(project: pytest.Pytester) -> None:

@@ -15,9 +15,10 @@ verdict needs the whole interval: a test fails when even the low end lies above 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from joulemeter.ledger import Energy
 
 DEFAULT_BASELINE = ".joulemeter/energy.json"
+REL = 0.05
+"""How much more than its baseline a marked test may take, where its mark says nothing."""
 _REFUSAL = (
     "joulemeter: tests run in parallel share one meter, so none can be metered. Try: -n 0 (or -p no:xdist)"
 )
@@ -80,34 +83,52 @@ class Energies:
         _refuse_in_parallel()
         with self.meter(item.nodeid):
             outcome = yield
-        self._judge(item.nodeid, mark.kwargs)
+        rel = float(mark.kwargs.get("rel", REL))
+        self._limit(item.nodeid, mark.kwargs.get("max"))
+        for name in tuple(self.metered):
+            if name == item.nodeid or name.startswith(f"{item.nodeid}["):
+                self._compare(name, rel)
         return outcome
 
     @contextmanager
     def meter(self, name: str) -> Iterator[None]:
         """Meters a block under ``name``."""
+        from joulemeter.errors import JoulemeterError
         from joulemeter.meter import Meter
         from joulemeter.sources import split_specs
 
         named = self._config.getoption("--energy-source")
-        meter = Meter(sources=None if named is None else split_specs(named))
-        with meter:
+        fault = ""
+        with ExitStack() as stack:
+            try:
+                meter = stack.enter_context(Meter(sources=None if named is None else split_specs(named)))
+            except JoulemeterError as error:
+                fault = f"joulemeter: {error}"
+            if fault:
+                pytest.fail(fault, pytrace=False)
             yield
         origins = sorted({rail.origin for rail in meter.run.rails})
         self.metered[name] = (meter.energy, ", ".join(origins))
 
-    def _judge(self, name: str, limits: Mapping[str, Any]) -> None:
+    def _limit(self, name: str, limit: object) -> None:
         from joulemeter.units import joules, parse_energy_j
 
+        if limit is None:
+            return
         energy, origin = self.metered[name]
-        limit = limits.get("max")
-        if limit is not None and energy.low_j > parse_energy_j(str(limit)):
+        most_j = parse_energy_j(str(limit))
+        if energy.low_j > most_j:
             pytest.fail(
                 f"took {joules(energy.energy_j)} ({origin}; at least {joules(energy.low_j)}), "
                 f"more than {limit}",
                 pytrace=False,
             )
-        self._compare(name, float(limits.get("rel", 0.05)))
+        if not energy.high_j <= most_j:
+            self.verdicts[name] = f"may be above {limit}: the interval cannot tell"
+
+    def compare_part(self, name: str) -> None:
+        """Says how a part of a test that is not marked stands to its baseline."""
+        self._compare(name, math.inf)
 
     def _compare(self, name: str, rel: float) -> None:
         from joulemeter.comparison import difference
@@ -117,17 +138,19 @@ class Energies:
             return
         energy, origin = self.metered[name]
         if before["origin"] != origin:
-            self.verdicts[name] = f"baseline is {before['origin']}, this is {origin}: not compared"
+            self._say(name, f"baseline is {before['origin']}, this is {origin}: not compared")
             return
         change = difference(_energy(before), energy)
-        self.verdicts[name] = change.verdict
+        self._say(name, change.verdict)
         if change.is_above(rel):
             low, high = 100 * change.relative.low, 100 * change.relative.high
             pytest.fail(
-                f"takes {low:+.1f} to {high:+.1f} % of its baseline's energy more; "
-                f"{100 * rel:g} % is allowed",
+                f"{name} takes {low:.1f} to {high:.1f} % more than its baseline; {100 * rel:g} % is allowed",
                 pytrace=False,
             )
+
+    def _say(self, name: str, verdict: str) -> None:
+        self.verdicts[name] = "; ".join(each for each in (self.verdicts.get(name), verdict) if each)
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,12 +211,18 @@ def _refuse_in_parallel() -> None:
 class Parts:
     """The ``energy`` fixture: ``with energy("name"):`` meters a part, ``energy["name"]`` is its Energy."""
 
-    def __init__(self, energies: Energies, test: str) -> None:
+    def __init__(self, energies: Energies, test: str, marked: bool) -> None:
         self._energies = energies
         self._test = test
+        self._marked = marked
 
-    def __call__(self, name: str = "block") -> Any:
-        return self._energies.meter(f"{self._test}[{name}]")
+    @contextmanager
+    def __call__(self, name: str = "block") -> Iterator[None]:
+        part = f"{self._test}[{name}]"
+        with self._energies.meter(part):
+            yield
+        if not self._marked:
+            self._energies.compare_part(part)
 
     def __getitem__(self, name: str) -> Energy:
         return self._energies.metered[f"{self._test}[{name}]"][0]
@@ -204,4 +233,4 @@ def energy(request: pytest.FixtureRequest) -> Parts:
     """Meters parts of a test: ``with energy("forward"): …``, then ``energy["forward"].energy_j``."""
     _refuse_in_parallel()
     energies: Energies = request.config.pluginmanager.getplugin("joulemeter-energies")
-    return Parts(energies, request.node.nodeid)
+    return Parts(energies, request.node.nodeid, request.node.get_closest_marker("energy") is not None)

@@ -33,7 +33,9 @@ NOUNS = {"power_w": "power", "energy_j": "energy"}
 @click.option(
     "--cell-error", default="5%", show_default=True, help="Error of cells that come without an interval."
 )
-@click.option("--apps", is_flag=True, help="Measure seven networks of six applications here first, and score this machine.")
+@click.option(
+    "--apps", is_flag=True, help="Measure networks of six applications here first, and score this machine."
+)
 @click.option(
     "--limit", default="20s", show_default=True, help="With --apps: the longest for each application."
 )
