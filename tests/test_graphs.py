@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import struct
+import sys
 import zipfile
 from contextlib import suppress
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from joulemeter import graphs, kernels
-from joulemeter.errors import GraphError, UsageError
+from joulemeter.errors import GraphError, JoulemeterError, UsageError
 from joulemeter.graphs import onnx as onnx_reader
 from joulemeter.graphs import tflite, torch_export
 from joulemeter.network import Network
@@ -108,6 +109,82 @@ def test_control_flow_is_refused() -> None:
 
     with pytest.raises(GraphError, match="control flow"):
         torch_export.from_module(Branch(), (torch.zeros(3),))
+
+
+USERS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, body, norm):
+        super().__init__()
+        self.body, self.norm = body, norm
+
+    def forward(self, x):
+        print("so far so good")
+        return self.norm(self.body(x))
+
+def made(body, norm=nn.Identity()):
+    return lambda: (Net(body, norm), torch.ones(2, 3))
+
+def raises():
+    raise KeyError("no weights")
+
+plain, branch = made(lambda x: x, nn.BatchNorm1d(3)), made(lambda x: x if x.sum() > 0 else -x)
+sized, wrong = made(lambda x: x[x.nonzero()[:, 0]]), made(lambda x: x.nope)
+"""
+
+
+@pytest.fixture
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "users_nets.py").write_text(USERS)
+    (tmp_path / "users_torn.py").write_text("def f(:")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "users_nets", raising=False)
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("users_nets:raises", r"KeyError: 'no weights' \(.*users_nets.py, line \d+\)"),
+        ("users_nets:missing", "users_nets has no 'missing'"),
+        ("users_torn:f", r"SyntaxError: .*\(users_torn.py, line 1\)"),
+        ("nowhere:f", "No module named 'nowhere'.*its own folder"),
+        ("users_nets:wrong", r"'nope' \(.*users_nets.py, line \d+\)"),
+        ("users_nets:branch", r"depends on the numbers in its input \(.*users_nets.py, line \d+\)"),
+        ("users_nets:sized", r"how large a tensor is depends on the numbers in it \(nonzero"),
+    ],
+)
+def test_what_a_users_own_code_raises_is_one_line_with_its_place(
+    users: None, capfd: pytest.CaptureFixture[str], target: str, line: str
+) -> None:
+    with pytest.raises(JoulemeterError, match=line) as caught:
+        graphs.read(target)
+    assert "\n" not in str(caught.value)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.replace("so far so good\n", "") == ""  # nothing of PyTorch's own
+
+
+def test_a_module_is_read_as_at_inference_and_prints_beside_the_price(
+    users: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = graphs.read("users_nets:plain")
+    assert [kernel.family for kernel in network.kernels] == ["bn"]  # training would count its batches
+    assert capsys.readouterr().out == ""
+
+
+def test_a_shape_that_no_input_has_is_refused(users: None, tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"has no input typo of \(1, 3\).*x \(2, 3\)"):
+        graphs.read(
+            saved(model([helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 3)}), tmp_path), {"typo": (1, 3)}
+        )
+    with pytest.raises(GraphError, match="fixed 2, not 4"):
+        graphs.read(
+            saved(model([helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 3)}), tmp_path), {"": (4, 3)}
+        )
+    with pytest.raises(UsageError, match="1000000000 × 1000000 does not fit into memory"):
+        graphs.read("users_nets:plain", {"": (10**9, 10**6)})
 
 
 def test_an_operator_without_formula_is_named_and_keeps_its_bytes() -> None:

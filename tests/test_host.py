@@ -52,3 +52,10 @@ def test_a_device_that_is_not_here_is_refused() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match=r"no CUDA device.*--device cpu"):
             host.device("cuda:0")
+
+
+def test_this_machine_has_its_own_devices_and_no_others() -> None:
+    assert host.has(host.device(measure=False).fingerprint)
+    assert not host.has("cpu-000000000000")
+    assert not host.has("")
+    assert not host.has("cuda-000000000000")

@@ -5,14 +5,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from joulemeter import dataset, kernels, layers, predictor_file, pricing
-from joulemeter.errors import DatasetError, PredictorError
+from joulemeter import dataset, host, kernels, layers, predictor_file, pricing
+from joulemeter.cli.predict import command
+from joulemeter.errors import DatasetError, GraphError, PredictorError
 from joulemeter.kernel import Kernel, Work
 from joulemeter.models import learning
 from joulemeter.models.predictor import Estimates
@@ -265,8 +267,6 @@ def net(tmp_path: Path) -> str:
 
 
 def run(*arguments: str) -> Any:
-    from joulemeter.cli.predict import command
-
     return CliRunner().invoke(command, list(arguments))
 
 
@@ -300,6 +300,25 @@ def test_a_predictor_of_another_device_is_refused_where_this_one_is_asked_for(to
     result = run(net, "--predictor", str(toy / "toy.joules"), "--device", "cpu")
     assert isinstance(result.exception, PredictorError)
     assert "cpu-toy, not of this machine's cpu" in str(result.exception)
+
+
+def test_a_predictor_of_another_device_is_warned_of(
+    toy: Path, net: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(net, "--predictor", str(toy / "toy.joules"), "--json")
+    assert json.loads(result.output)["warnings"][0].startswith(
+        "the predictor is of cpu-toy, which is not in this"
+    )
+    both = CliRunner().invoke(command, [net, net, "--compare", "--predictor", str(toy / "toy.joules")])
+    assert both.stderr.count("cpu-toy, which is not in this machine") == 2
+    monkeypatch.setattr(host, "device", lambda *_, **__: SimpleNamespace(fingerprint="cpu-toy"))
+    result = run(net, "--predictor", str(toy / "toy.joules"), "--json")
+    assert not any("not in this machine" in each for each in json.loads(result.output)["warnings"])
+
+
+def test_a_size_beyond_any_memory_is_refused(toy: Path) -> None:
+    with pytest.raises(GraphError, match=r"n: 'r' moves 8.0e\+27 bytes, more than any memory"):
+        price(network(node(layers.activation("relu", (10**9,) * 3), "r")), pricing.opened(toy / "toy.joules"))
 
 
 def test_a_data_set_of_two_devices_makes_no_predictor(tmp_path: Path) -> None:

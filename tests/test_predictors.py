@@ -283,6 +283,21 @@ def test_two_devices_or_no_kernel_are_a_clear_line() -> None:
         learning.fit([])
 
 
+def test_learning_takes_one_thread_of_linear_algebra_and_gives_the_others_back() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def threads() -> set[int]:
+        found = [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+        assert found
+        return {each["num_threads"] for each in found}
+
+    seen: set[int] = set()
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        learning.fit(kernels(12), lambda name: seen.update(threads()))
+        assert seen == {1}
+        assert threads() == {2}
+
+
 def test_held_out_folds_keep_a_configuration_together() -> None:
     folds = regression.folded(np.array([3, 3, 1, 1, 2, 2, 9, 9, 4, 4]))
     assert (folds[::2] == folds[1::2]).all()

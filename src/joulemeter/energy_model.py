@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from joulemeter.models.hierarchy.jackknife import Jackknife
 from joulemeter.models.hierarchy.physics import Physics
 from joulemeter.models.hierarchy.terms import terms
 from joulemeter.models.hierarchy.training import Runs, Training
+from joulemeter.models.threads import one_thread
 
 SCHEMA = 2
 KIND = "memory-hierarchy energy model"
@@ -50,25 +50,12 @@ class Fitted:
 
 def fit(runs: Runs, levels: Levels, *, bootstrap: int = BOOTSTRAP) -> Fitted:
     """A model of every device in ``runs``; costs get intervals from ``bootstrap`` resamplings (0: none)."""
-    with _one_thread():
+    with one_thread():
         models = {
             device: energy.fit(runs.of_device(device), levels[device], bootstrap=bootstrap)
             for device in runs.devices
         }
     return Fitted(models, runs.origin, runs.left_out)
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    """One thread for the libraries of linear algebra, where scikit-learn's ``threadpoolctl`` is here.
-
-    The matrices are small, and two threads that wait for each other on a busy machine take ten times as long.
-    """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return nullcontext()
-    limits: AbstractContextManager[Any] = threadpool_limits(1)
-    return limits
 
 
 def evaluate(fitted: Fitted, runs: Runs) -> dict[str, Any]:

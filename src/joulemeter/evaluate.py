@@ -73,7 +73,10 @@ def assess(predictor: Predictor, test: Dataset, train: Sequence[Record] = ()) ->
     notes = [f"left out: {each}" for each in test.left_out]
     others = [name for name in test.devices if name != predictor.device]
     if others:
-        notes.append(f"learnt on '{predictor.device}', tested on {', '.join(map(repr, others))}")
+        notes.append(
+            f"another device: learnt on '{predictor.device}', tested on {', '.join(map(repr, others))}; "
+            "the errors are also those between the two"
+        )
     tested = _Tested([], [], [], [], [])
     _kernels(predictor, test, tested, notes)
     ran = _runs(train, test.records, tested, notes)

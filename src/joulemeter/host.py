@@ -31,6 +31,18 @@ def device(name: str = "cpu", *, measure: bool = True, threads: int | None = Non
     return _measured(found, "cpu") if measure else found
 
 
+def has(fingerprint: str) -> bool:
+    """Whether a device of this host has that fingerprint; PyTorch is asked only for one of CUDA's."""
+    if not fingerprint.startswith("cuda-"):
+        return device(measure=False).fingerprint == fingerprint
+    try:
+        import torch
+    except ImportError:
+        return False
+    count = torch.cuda.device_count()
+    return any(_cuda(f"cuda:{i}", measure=False).fingerprint == fingerprint for i in range(count))
+
+
 def caches(root: str = "/", threads: int = 1) -> tuple[MemoryLevel, ...]:
     """The data caches of the first CPU, smallest first, as many instances as ``threads`` reach."""
     levels = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from joulemeter import kernels
+from joulemeter.errors import GraphError
 from joulemeter.kernel import Kernel, Work
 from joulemeter.ledger import number
 from joulemeter.network import Network, Node, Rule, fold, fuse
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 DEPLOYED = (".onnx", ".tflite", ".pt2", ".keras")
 """Files that are deployed: batch normalisation is folded in, and nothing runs in place."""
+
+MOST_BYTES = 2.0**50
+"""One kernel that reads and writes more is a mistake: a PiB is more than the memory of any machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +161,11 @@ def price(network: Network, pricing: Pricing, deployed: bool | None = None) -> P
 
 
 def price_all(networks: Sequence[Network], pricing: Pricing, deployed: bool | None = None) -> list[Priced]:
-    """Many networks at once: their kernels are priced in one call."""
+    """Many networks at once: their kernels are priced in one call. Raises GraphError for absurd sizes."""
     ready = [as_run(each, pricing.rules, deployed) for each in networks]
     flat = [kernel for network in ready for kernel in network.kernels]
     works = [kernels.work(kernel) for kernel in flat]
+    _sane(ready, works)
     prices = {q: estimates(pricing.predictor, flat, q, pricing.calibration(q).view) for q in QUANTITIES}
     made, start = [], 0
     for network in ready:
@@ -169,6 +174,19 @@ def price_all(networks: Sequence[Network], pricing: Pricing, deployed: bool | No
         made.append(_priced(network, works[start:end], mine, pricing))
         start = end
     return made
+
+
+def _sane(networks: Sequence[Network], works: Sequence[Work]) -> None:
+    """Raises GraphError where a kernel moves more than any memory holds: a size is mistaken, and a price
+    would be nonsense.
+    """
+    names = [(network.name, node.name) for network in networks for node in network.nodes if node.kernel]
+    for (network, name), work in zip(names, works, strict=True):
+        if work.bytes > MOST_BYTES:
+            raise GraphError(
+                f"{network}: '{name}' moves {work.bytes:.1e} bytes, more than any memory holds",
+                "check the sizes of its inputs",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,8 +329,8 @@ def _warnings(network: Network, made: Sequence[Kernel], prices: _Prices) -> list
         worst = max(beyond, key=lambda i: float(np.nan_to_num(prices.value[i])))
         what = ", ".join(name.removeprefix("dim ") for name in prices.outside[worst][:3])
         found.append(
-            f"{len(beyond)} kernels ({share:.0%} of the energy) lie outside what was measured, such as a "
-            f"{made[worst].family} in {what}: the interval may be too narrow"
+            f"{len(beyond)} of {len(made)} kernels ({share:.0%} of the energy) lie outside what was "
+            f"measured, such as a {made[worst].family} in {what}: the interval may be too narrow"
         )
     strange = sorted(
         {k.family for k, own in zip(made, prices.own, strict=True) if not own and k.family != "view"}
@@ -320,6 +338,13 @@ def _warnings(network: Network, made: Sequence[Kernel], prices: _Prices) -> list
     if strange:
         found.append(f"never measured, priced by the model of all families: {', '.join(strange)}")
     return found
+
+
+def elsewhere(priced: Priced) -> Priced:
+    """``priced``, with the warning that its predictor is of no device of this machine."""
+    device = priced.device or "an unnamed device"
+    warning = f"the predictor is of {device}, which is not in this machine: the price is for that device"
+    return replace(priced, warnings=(warning, *priced.warnings))
 
 
 # ── a training step ──────────────────────────────────────────────────────────────────────────────────

@@ -34,6 +34,6 @@ def command(*, train: Path, test: Path, device: str | None, as_json: bool) -> No
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
         return
-    _prediction.show_accuracy({**found.families, "overall": found.overall})
     for note in found.notes:
         click.echo(f"note: {note}", err=True)
+    _prediction.show_accuracy({**found.families, "overall": found.overall})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,10 +83,11 @@ def command(
                 f"{path}: is of the device {pricing.predictor.device}, not of this machine's {device}",
                 "joulemeter bench here, or leave --device out",
             )
-        priced += predict.price_all(networks, pricing, False if train else deployed)
+        found = predict.price_all(networks, pricing, False if train else deployed)
+        priced += found if host.has(pricing.predictor.device) else [predict.elsewhere(each) for each in found]
     if as_json:
-        found = [each.to_json() for each in priced]
-        click.echo(json.dumps({"schema": 1, "models": found} if compare else found[0], allow_nan=False))
+        plain = [each.to_json() for each in priced]
+        click.echo(json.dumps({"schema": 1, "models": plain} if compare else plain[0], allow_nan=False))
     elif compare:
         _compared(priced)
     else:
@@ -128,7 +130,7 @@ def _show(priced: Priced, what: str) -> None:
     )
     total = sum(priced.multiply_adds.values())
     macs = ", ".join(f"{name} {si(value, 'MAC')}" for name, value in priced.multiply_adds.items())
-    click.echo(f"  work      {si(priced.flops, 'FLOP')}; {si(total, 'MAC')} ({macs})")
+    click.echo(f"  work      {si(priced.flops, 'FLOP')}" + (f"; {si(total, 'MAC')} ({macs})" if macs else ""))
     click.echo(f"  coverage  {priced.flops_covered:.1%} of FLOPs, {priced.bytes_covered:.1%} of bytes")
     for warning in priced.warnings:
         click.echo(f"  warning   {warning}")
@@ -138,6 +140,8 @@ def _show(priced: Priced, what: str) -> None:
 
 def _figure(figure: Figure, shown: object) -> str:
     assert callable(shown)
+    if math.isnan(figure.value):
+        return "unknown"
     return f"{shown(figure.value)}  ({shown(figure.low)} – {shown(figure.high)}, 90 %)"
 
 
@@ -165,3 +169,6 @@ def _compared(priced: list[Priced]) -> None:
             f"{each.name:<{wide}}  {each.device:<18}  {energy:<32}  {seconds(each.time.value):>9}  "
             f"{each.flops_covered:.1%}{partial}"
         )
+    for each in priced:
+        for warning in each.warnings:
+            click.echo(f"warning: {each.name}: {warning}", err=True)

@@ -44,7 +44,8 @@ def formats() -> dict[str, Format]:
 def read(target: str, shapes: Shapes | None = None) -> Network:
     """The network in the file ``target``, or made by ``module:function``.
 
-    Raises GraphError where the ending is not known or the file cannot be read into kernels.
+    Raises GraphError where the ending is not known, the file cannot be read into kernels, or is not of
+    ``shapes``.
     """
     suffix = next((each for each in formats() if each != ":" and target.endswith(each)), None)
     if suffix is None and ":" in target:
@@ -54,7 +55,19 @@ def read(target: str, shapes: Shapes | None = None) -> Network:
         raise GraphError(
             f"{target}: not a network this can read", f"a file ending in {known}, or module:function"
         )
-    return formats()[suffix].read(target, shapes or {})
+    network = formats()[suffix].read(target, shapes or {})
+    _as_asked(network, shapes or {})
+    return network
+
+
+def _as_asked(network: Network, shapes: Shapes) -> None:
+    """Raises GraphError where a shape was given that no input of ``network`` has."""
+    for name, shape in shapes.items():
+        held = list(network.inputs.values()) if not name else [network.inputs.get(name)]
+        if network.inputs and shape not in held:
+            known = ", ".join(f"{each} {tuple(size)}" for each, size in network.inputs.items())
+            asked = f"input {name} of {shape}" if name else f"input of {shape}"
+            raise GraphError(f"{network.name}: has no {asked}", f"--input for one of these: {known}")
 
 
 def shape_of(name: str, first: bool, shapes: Shapes) -> tuple[int, ...] | None:

@@ -206,6 +206,9 @@ def _fixed_inputs(model: Any, name: str, shapes: Shapes, weights: Mapping[str, S
         for dim, n in zip(dims, given or (), strict=False):
             if dim.dim_param:
                 symbols[dim.dim_param] = n
+            elif 0 < dim.dim_value != n:
+                fact = f"{name}: input {each.name} was exported with a fixed {dim.dim_value}, not {n}"
+                raise GraphError(fact, "export it with that size open")
             dim.dim_value = n
         for dim in dims:
             if dim.dim_param in symbols:

@@ -7,14 +7,19 @@ stay where they are, and nothing in the file is unpickled.
 from __future__ import annotations
 
 import ast
+import importlib
+import io
 import json
 import logging
 import math
 import operator
+import re
+import sys
+import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +37,8 @@ _DTYPES = {
     1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
     10: "complex64", 12: "bool", 13: "bfloat16",
 }  # fmt: skip
+# Files that are not the user's own: installed packages, Python's, and this one.
+_OTHERS = re.compile(r"site-packages|dist-packages|[\\/]lib[\\/]python3|^<|torch_export\.py$")
 _CONTROL = ("cond", "while_loop", "map_impl", "scan", "associative_scan")
 
 
@@ -39,31 +46,24 @@ def read(target: str, shapes: Shapes) -> Network:
     """The network in a ``.pt2`` file, or of the module that ``module:function`` returns."""
     if target.endswith(".pt2"):
         return _from_file(target, shapes)
-    return from_module(*load(target, shapes), name=target)
+    module, arguments, keywords = load(target, shapes)
+    return from_module(module.eval(), arguments, keywords, name=target)
 
 
 def load(target: str, shapes: Shapes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The module that ``module:function`` makes, with arguments of ``shapes`` to call it with.
 
     The function returns a module, or a module and its example arguments (a tuple, or a dict of keywords).
-    Modules of the current folder are found.
+    Modules of the current folder are found. What the function prints goes to stderr: stdout is the price's.
+    Raises UsageError where it is not there, or raises something itself.
     """
-    import importlib
     import os
-    import sys
 
     file, _, attribute = target.rpartition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
-        function = getattr(importlib.import_module(file), attribute)
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{target}: {error}", "run where the module can be imported, such as its own folder"
-        ) from error
-    except AttributeError as error:
-        raise UsageError(f"{target}: {error}") from error
-    made = function() if not hasattr(function, "state_dict") else function
+    with redirect_stdout(sys.stderr):
+        made = _made(target, file, attribute)
     module, arguments = made if isinstance(made, tuple) else (made, None)
     if not hasattr(module, "state_dict"):
         raise UsageError(
@@ -78,20 +78,56 @@ def load(target: str, shapes: Shapes) -> tuple[Any, tuple[Any, ...], dict[str, A
     return module, arguments if isinstance(arguments, tuple) else (arguments,), {}
 
 
+def _made(target: str, file: str, attribute: str) -> Any:
+    """What ``attribute`` of the module ``file`` is, or returns where it is no network itself."""
+    try:
+        module = importlib.import_module(file)
+        if not hasattr(module, attribute):
+            raise UsageError(f"{target}: {file} has no '{attribute}'")
+        function = getattr(module, attribute)
+        return function if hasattr(function, "state_dict") else function()
+    except UsageError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == file.partition(".")[0]:
+            remedy = "run where the module can be imported, such as its own folder"
+            raise UsageError(f"{target}: {error}", remedy) from error
+        raise UsageError(
+            f"{target}: {_said(error)}", f'python -c "import {file}; {file}.{attribute}()"'
+        ) from error
+
+
+def _said(error: BaseException) -> str:
+    """The error in one line: its kind, what it says first, and where it was raised."""
+    text = str(error).strip().partition("\n")[0][:200]
+    kind = type(error).__name__
+    return (f"{kind}: {text}" if text else kind) + ("" if isinstance(error, SyntaxError) else _place(error))
+
+
+def _place(error: BaseException) -> str:
+    """The last of the user's own lines that the error came through; nothing where there is none."""
+    own = [each for each in traceback.extract_tb(error.__traceback__) if not _OTHERS.search(each.filename)]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
 def _examples(shapes: Shapes, given: Any) -> Any:
     """Tensors of ``shapes``, of the dtypes of ``given`` where there are some."""
     import torch
 
+    def zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+        try:
+            return torch.zeros(shape, dtype=dtype)
+        except RuntimeError as error:
+            raise UsageError(f"an input of {' × '.join(map(str, shape))} does not fit into memory") from error
+
     if isinstance(given, Mapping):
         named = {"": next(iter(given)), **{name: name for name in given}}
         changed = {named.get(name, name): shape for name, shape in shapes.items()}
-        return {
-            name: torch.zeros(changed.get(name, tuple(x.shape)), dtype=x.dtype) for name, x in given.items()
-        }
+        return {name: zeros(changed.get(name, tuple(x.shape)), x.dtype) for name, x in given.items()}
     like = given if isinstance(given, tuple) else () if given is None else (given,)
     dtypes = [x.dtype for x in like]
     made = [
-        torch.zeros(shape, dtype=dtypes[i] if i < len(dtypes) else torch.float32)
+        zeros(shape, dtypes[i] if i < len(dtypes) else torch.float32)
         for i, shape in enumerate(shapes.values())
     ]
     return (*made, *like[len(made) :])
@@ -104,29 +140,45 @@ def from_module(
     exported.
     """
     import torch
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode as unforeseen
 
-    with warnings.catch_warnings(), torch.no_grad(), _silent("torch.fx.experimental.symbolic_shapes"):
-        warnings.simplefilter("ignore")  # torch.export's own advice, of no use to whoever prices a network
+    name = name or type(module).__name__
+    with torch.no_grad(), _silent():
         try:
             program = torch.export.export(module, arguments, keywords or {})
-        except (RuntimeError, TypeError, ValueError, AssertionError, NotImplementedError) as error:
-            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise GraphError(
-                f"{name or type(module).__name__}: torch.export cannot read it: {line[:200]}"
-            ) from error
-    return from_program(program, name or type(module).__name__)
+        except unforeseen as error:
+            fact = f"{name}: what runs depends on the numbers in its input{_place(error)}"
+            raise GraphError(fact, "export the branch or the size that runs") from error
+        except Exception as error:
+            raise GraphError(f"{name}: torch.export cannot read it: {_said(error)}") from error
+        try:
+            return from_program(program, name)
+        except unforeseen as error:
+            fact = f"{name}: how large a tensor is depends on the numbers in it ({_opened(program)})"
+            raise GraphError(fact, "export the part of fixed size") from error
+
+
+def _opened(program: Any) -> str:
+    """The first operator of a program whose result's size is not known before it has run."""
+    for node in program.graph.nodes:
+        sizes = getattr(node.meta.get("val"), "shape", ())
+        if any(not str(size).isdigit() for size in sizes):
+            return str(getattr(node.target, "__name__", node.target))
+    return "an operator"
 
 
 @contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Without what the logger ``name`` says below an error: its warnings come before our one line."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _silent() -> Iterator[None]:
+    """Without what PyTorch warns, logs and prints while it exports (advice to whoever exports, or the whole
+    graph so far); what the network itself prints goes to stderr, as stdout is the price's."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
 
 
 def from_program(program: Any, name: str) -> Network:

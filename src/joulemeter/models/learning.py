@@ -17,6 +17,7 @@ from joulemeter.models.overhead import NONE, Overhead
 from joulemeter.models.plausibility import implausible_power
 from joulemeter.models.predictor import POOLED, Family, Predictor, Quantity, rounding
 from joulemeter.models.regression import Care
+from joulemeter.models.threads import one_thread
 from joulemeter.record import Record
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def fit(records: Sequence[Record], progress: Progress | None = None, seed: int =
     Kernels whose power is impossible are left out and counted in ``facts``. Raises DatasetError where there
     is no kernel with an energy, or where there are two devices.
     """
+    with one_thread():
+        return _fit(records, progress, seed)
+
+
+def _fit(records: Sequence[Record], progress: Progress | None, seed: int) -> Predictor:
     kernels = [record for record in records if record.level == "kernel" and record.energy_j > 0]
     _check(records, kernels)
     wrong = set(implausible_power(kernels))
