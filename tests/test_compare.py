@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joulemeter.comparison import difference, repeated
+from joulemeter import series
+from joulemeter.comparison import Repeated, difference, repeated
+from joulemeter.isolation import Interval
 from joulemeter.ledger import UNKNOWN, Energy
+from joulemeter.report import repeated as repeated_text
 
 JOULEMETER = [sys.executable, "-m", "joulemeter"]
 
@@ -119,6 +123,28 @@ def test_a_series_reports_its_mean_and_each_run(runs: Path) -> None:
     assert len(series["energies_j"]) == 3
     assert series["energy"]["low_j"] <= np.mean(series["energies_j"]) <= series["energy"]["high_j"]
     assert series["origins"] == ["simulated"]
+
+
+def test_a_run_that_was_interrupted_is_no_repetition_and_is_left_out_of_the_figures(
+    runs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cut"
+    shutil.copytree(runs / "short", folder)
+    header = json.loads((folder / "3" / "run.json").read_text())
+    (folder / "3" / "run.json").write_text(json.dumps({**header, "interrupted": True}))
+    cut = series.load(folder)
+    assert [each.folder.name for each in cut.runs] == ["1", "2"]
+    assert cut.energy_j.values == series.load(runs / "short").energy_j.values[:2]
+    assert cut.notes[-1] == "left out of all figures, for it was interrupted: run 3"
+    assert len(series.load(folder / "3").runs) == 1, "by itself it is shown"
+
+
+def test_no_time_of_a_series_is_below_zero_in_print() -> None:
+    wide = Interval(1.0, -2.2, 4.2)
+    time_s, energy_j = Repeated((0.5, 1.5), wide, 1.0, ()), Repeated((5.0, 15.0), wide, 10.0, ())
+    energies = (around(5, 1), around(15, 1))
+    shown = repeated_text.text(series.Series(Path("s"), (), energies, energy_j, time_s, ()))
+    assert "(0 s – 4.20 s)" in shown
 
 
 def test_runs_of_different_origin_are_not_compared(runs: Path, tmp_path: Path) -> None:

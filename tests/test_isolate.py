@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from joulemeter import calls, timeline
+from joulemeter.cli import isolate as isolate_command
 from joulemeter.conditions import Conditions
 from joulemeter.errors import UsageError
-from joulemeter.isolate import isolate, isolate_all
-from joulemeter.isolation import Window, per_call, steady
+from joulemeter.isolate import Isolated, isolate, isolate_all
+from joulemeter.isolation import Interval, Window, per_call, steady
+from joulemeter.ledger import Energy
 from joulemeter.reading import Rail
 
 MS = 1_000_000
@@ -165,6 +167,31 @@ def test_the_command_reports_both_time_and_energy_as_json() -> None:
     assert call["origin"] == "simulated"
     assert call["time_s"] > 0
     assert call["target"] == 0.05
+
+
+def test_a_repeatability_that_nobody_knows_is_not_printed_as_a_figure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nothing = Interval(0.0, -1e-4, 1e-4)
+    cost = Energy(0.0, 0.0, 1e-4)
+    found = Isolated(
+        name="f",
+        origin="estimated",
+        energy=cost,
+        gross=cost,
+        time=nothing,
+        rest_w=nothing,
+        repeatability=nothing.relative,
+        target=0.05,
+        reached=False,
+        calls=9,
+        rounds=9,
+        machine_s=1.0,
+    )
+    isolate_command._show(found)
+    shown = capsys.readouterr().out
+    assert "not known; ± 5 % not reached in the time allowed" in shown
+    assert "inf" not in shown
 
 
 @pytest.mark.parametrize(

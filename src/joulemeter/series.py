@@ -129,14 +129,21 @@ def _make(folder: Path, force: bool) -> None:
 
 
 def load(folder: Path) -> Series:
-    """The series in ``folder``; a run folder is a series of one."""
+    """The series in ``folder``; a run folder is a series of one.
+
+    A run that was interrupted is left out where others are whole, for it repeats none of them; a note tells.
+    """
     if is_series(folder):
         places = sorted((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
     else:
         places = [folder]
-    runs = tuple(run.load(place) for place in places)
+    every = tuple(run.load(place) for place in places)
+    runs = tuple(each for each in every if not each.interrupted) or every
     energies = tuple(program_energy(each) for each in runs)
     notes = [note for each in runs for note in [*each.header.get("notes", ()), *remarks(each)]]
+    if len(runs) < len(every):
+        cut = ", ".join(each.folder.name for each in every if each.interrupted)
+        notes.append(f"left out of all figures, for it was interrupted: run {cut}")
     return Series(
         folder,
         runs,

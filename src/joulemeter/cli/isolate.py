@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,7 +69,11 @@ def _show(result: Isolated) -> None:
     net = f"{joules(energy.energy_j)}  ({joules(energy.low_j)} – {joules(energy.high_j)})"
     if energy.energy_j != energy.energy_j or not result.resolved:
         net = f"below resolution: at most {joules(energy.high_j)}"
-    reached = "reached" if result.reached else "not reached in the time allowed"
+    reached = f"± {100 * result.target:g} % " + (
+        "reached" if result.reached else "not reached in the time allowed"
+    )
+    known = math.isfinite(result.repeatability)
+    scatter = f"± {100 * result.repeatability:.1f} %" if known else "not known"
     rows = [
         (result.name, result.origin),
         ("  energy above rest", net),
@@ -78,7 +83,7 @@ def _show(result: Isolated) -> None:
             f"{seconds(result.time.value)}  ({seconds(result.time.low)} – {seconds(result.time.high)})",
         ),
         ("  power at rest", watts(result.rest_w.value)),
-        ("  repeatability", f"± {100 * result.repeatability:.1f} %; ± {100 * result.target:g} % {reached}"),
+        ("  repeatability", f"{scatter}; {reached}"),
         ("  repeated", f"{result.calls:,} calls in {result.rounds} rounds, {seconds(result.machine_s)}"),
         *(("  note", note) for note in result.notes),
     ]

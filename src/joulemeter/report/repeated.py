@@ -16,7 +16,7 @@ def text(series: Series) -> str:
         lines.append(f"  {number:>4}  {joules(energy.energy_j):>9}  {seconds(time_s):>9}{mark}")
     energy, time = series.energy, series.time_s.mean
     lines.append(f"  mean  {joules(energy.energy_j):>9}  ({joules(energy.low_j)} – {joules(energy.high_j)})")
-    lines.append(f"  time  {seconds(time.value):>9}  ({seconds(time.low)} – {seconds(time.high)})")
+    lines.append(f"  time  {seconds(time.value):>9}  ({seconds(max(time.low, 0.0))} – {seconds(time.high)})")
     lines.append(
         f"  scatter ± {_percent(series.energy_j.mean)} of the mean (95 %); outliers lie over 3.5 scaled"
     )
