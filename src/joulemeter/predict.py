@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from joulemeter import kernels
+from joulemeter.composition import composed
 from joulemeter.errors import GraphError
 from joulemeter.kernel import Kernel, Work
 from joulemeter.ledger import number
@@ -123,7 +124,7 @@ def _plain(row: Row) -> dict[str, Any]:
 def as_run(network: Network, rules: Sequence[Rule] = (), deployed: bool | None = None) -> Network:
     """``network`` as the backend runs it: folded where it is deployed (by its file's ending), then fused."""
     if deployed if deployed is not None else network.name.endswith(DEPLOYED):
-        network = _settled(fold(network))
+        network = composed(_settled(fold(network)))
     return fuse(network, rules) if rules else network
 
 

@@ -9,12 +9,15 @@ numbers belongs to a product's shape. A mask depends on no input; it is computed
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from joulemeter.network import Node
 from joulemeter.traced import Call
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 LOWEST, HIGHEST = math.log(1.4e-45), math.log(1.1754944e-38)
 """Between them an exponential is subnormal in float32."""
@@ -51,6 +54,32 @@ def _share(call: Call, share: dict[str, float], known: dict[str, float]) -> floa
     if bare not in _CARRIED and call.operator not in _CARRIED:
         return 0.0
     return max((share.get(each.name, 0.0) for each in call.tensors), default=0.0)
+
+
+def marked_nodes(nodes: Sequence[Node], shares: Mapping[str, float]) -> list[Node]:
+    """The nodes of a file, softmaxes and products over masked scores with their percentage of subnormals.
+
+    ``shares`` are those of the masks by the names of their tensors, as ``share_of`` counts them.
+    """
+    share = dict(shares)
+    made: list[Node] = []
+    for node in nodes:
+        family = node.kernel.family if node.kernel is not None else ""
+        word = str(node.kernel.shape.get("operator", "")) if node.kernel is not None else ""
+        if family in _CARRYING or word in ("where", "select", "select_v2"):
+            found = max((share.get(name, 0.0) for name in node.reads), default=0.0)
+            share.update({name: found for name in node.writes if found and name not in share})
+        first = share.get(node.reads[0]) if node.reads else None
+        made.append(_slow(node, first) if first else node)
+    return made
+
+
+_CARRYING = ("add", "sub", "copy", "view", "softmax")
+
+
+def share_of(values: NDArray[Any]) -> float:
+    """The share of a mask's numbers that are subnormal as exponentials."""
+    return float(((values > LOWEST) & (values < HIGHEST)).mean()) if values.size else 0.0
 
 
 def _slow(node: Node, share: float) -> Node:

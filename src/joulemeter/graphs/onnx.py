@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from joulemeter import subnormal
 from joulemeter.errors import GraphError
 from joulemeter.graphs import MAX_NODES, Shapes, shape_of
 from joulemeter.kernel import DTYPE_BYTES, Kernel
@@ -74,13 +75,16 @@ def from_model(model: Any, name: str, shapes: Shapes | None = None) -> Network:
     """The network of an ``onnx.ModelProto``; its large initializers are thrown away first."""
     model = _inlined(model, name)
     _refuse(model, name)
+    masks = _masks(model)
     weights = _strip(model)
     fixed = _fixed_inputs(model, name, shapes or {}, weights)
     seen = _inferred(model, name, weights)
-    reader = _Reader(name, seen, _small_values(model), frozenset(weights))
+    values = _small_values(model)
+    reader = _Reader(name, seen, values, frozenset(weights))
     nodes: list[Node] = []
     for i, node in enumerate(model.graph.node):
         nodes += reader.nodes(node, node.name or f"{node.op_type}_{i}")
+    nodes = subnormal.marked_nodes(nodes, masks | _masks_by_choice(model, values))
     read_once = {each for node in model.graph.node for each in node.input}
     parameters = float(sum(math.prod(shape) for each, shape in weights.items() if each in read_once))
     return Network(name, "onnx", tuple(nodes), fixed, parameters, tuple(_notes(model)))
@@ -306,6 +310,30 @@ def _small_values(model: Any) -> dict[str, list[float]]:
         name: [float(n) for n in numpy_helper.to_array(each).reshape(-1)]
         for name, each in constants.items()
         if math.prod(each.dims) <= _FEW and each.data_type != _TEXT and not each.external_data
+    }
+
+
+def _masks(model: Any) -> dict[str, float]:
+    """The share of subnormal exponentials of each constant that is added and has some."""
+    from onnx import numpy_helper
+
+    added = {name for node in model.graph.node if node.op_type == "Add" for name in node.input}
+    found = {
+        each.name: subnormal.share_of(numpy_helper.to_array(each))
+        for each in model.graph.initializer
+        if each.name in added and each.data_type == 1 and not each.external_data
+    }
+    return {name: share for name, share in found.items() if share}
+
+
+def _masks_by_choice(model: Any, values: Mapping[str, list[float]]) -> dict[str, float]:
+    """The share taken for each result of ``Where`` that lowers what it chooses by about a hundred."""
+    return {
+        node.output[0]: subnormal.USUAL
+        for node in model.graph.node
+        if node.op_type == "Where"
+        for value in [values.get(node.input[1], [])]
+        if len(value) == 1 and subnormal.LOWEST < value[0] < subnormal.HIGHEST
     }
 
 

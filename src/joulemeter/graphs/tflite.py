@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from joulemeter import layers
+import numpy as np
+
+from joulemeter import layers, subnormal
 from joulemeter.errors import GraphError
 from joulemeter.graphs import MAX_NODES, Shapes, shape_of
 from joulemeter.kernel import DTYPE_BYTES, Kernel
@@ -163,8 +166,12 @@ def _network(target: str, data: bytes, shapes: Shapes) -> Network:
     written = set(graph.numbers(1)) | {
         i for i, each in enumerate(tensors) if each.buffer and _filled(each, buffers)
     }
-    for i, operator in enumerate(operators):
-        nodes += _nodes(target, _Op(codes[operator.number(0, "<I")], operator, tensors, i), written)
+    ops = [_Op(codes[each.number(0, "<I")], each, tensors, i) for i, each in enumerate(operators)]
+    _take_padding(ops)
+    names = {i: tensors[i].name for i in graph.numbers(1)}
+    for op in ops:
+        nodes += _nodes(target, op, written, names)
+    nodes = subnormal.marked_nodes(nodes, _masks(data, ops, buffers))
     weights = {
         i
         for i, each in enumerate(tensors)
@@ -175,6 +182,23 @@ def _network(target: str, data: bytes, shapes: Shapes) -> Network:
         f"quantised: {count} tensors are whole numbers of 8 bits" for count in [_whole(tensors)] if count
     ]
     return Network(target, "tflite", tuple(nodes), inputs, parameters, tuple(notes))
+
+
+def _masks(data: bytes, ops: Sequence[_Op], buffers: Sequence[_Table]) -> dict[str, float]:
+    """The share of subnormal exponentials of each constant that is added, and the one taken for each choice
+    of a number of about minus a hundred."""
+    found = {}
+    for op in ops:
+        chosen = op.kind in ("SELECT", "SELECT_V2")
+        for i, each in zip(op.ids, op.inputs, strict=False) if chosen or op.kind == "ADD" else ():
+            single = math.prod(each.shape) == 1
+            if each.dtype != "float32" or not _filled(each, buffers) or (chosen and not single):
+                continue
+            start, count = buffers[each.buffer]._vector(0)
+            share = subnormal.share_of(np.frombuffer(data, "<f4", count // 4, start))
+            if share:
+                found[str(op.out_ids[0] if chosen else i)] = subnormal.USUAL if chosen else share
+    return found
 
 
 def _whole(tensors: Sequence[_Tensor]) -> int:
@@ -223,6 +247,10 @@ class _Op:
         self.inputs = [tensors[i] for i in self.ids if i >= 0]
         self.outputs = [tensors[i] for i in self.out_ids]
         self.options = table.table(4)
+        self.padding: tuple[int, int] | None = None
+        """What a padding before it, now its own, adds to either side of height and width."""
+        self.absorbed = False
+        """Whether it is a padding that its reader does by itself."""
 
     def option(self, number: int, code: str = "<i", otherwise: int = 0) -> int:
         """A field of the operator's options."""
@@ -256,7 +284,32 @@ def common(shape: Sequence[int]) -> Shape:
     return (shape[0], shape[-1], *shape[1:-1])
 
 
-def _nodes(target: str, op: _Op, written: set[int]) -> list[Node]:
+_PADDED = {
+    "PAD": ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D"),
+    "PADV2": ("MAX_POOL_2D",),  # with the least number there is
+}
+
+
+def _take_padding(ops: Sequence[_Op]) -> None:
+    """Padding that a converter writes before a window, which alone reads it, becomes the window's own."""
+    made = {i: op for op in ops if op.kind in _PADDED for i in op.out_ids}
+    readers = Counter(i for op in ops for i in op.ids)
+    for op in ops:
+        pad = made.get(op.ids[0]) if op.ids else None
+        if pad is None or op.kind not in _PADDED[pad.kind]:
+            continue
+        if readers[op.ids[0]] != 1 or op.option(0, "<b") != 1:
+            continue
+        ends = pad.inputs[1].values
+        if len(ends) == 8 and not any(ends[:2]) and not any(ends[6:]) and min(ends) >= 0:
+            # Two ends that differ count as their mean, rounded up, which keeps the number of results.
+            op.padding = -(-(ends[2] + ends[3]) // 2), -(-(ends[4] + ends[5]) // 2)
+            op.inputs[0], op.ids = pad.inputs[0], (pad.ids[0], *op.ids[1:])
+            pad.absorbed = True
+
+
+def _nodes(target: str, op: _Op, written: set[int], names: Mapping[int, str]) -> list[Node]:
+    """The nodes of one operator; ``names`` are those of the inputs, whose tensors are read under them."""
     if op.kind in ("IF", "WHILE"):
         raise GraphError(
             f"{target}: operator {op.index} is control flow ({op.kind}): how often it runs is not in the "
@@ -270,9 +323,11 @@ def _nodes(target: str, op: _Op, written: set[int]) -> list[Node]:
             f"out of order"
         )
     written.update(op.out_ids)
+    if op.absorbed:
+        return []
     label = op.outputs[0].name if op.outputs else f"{op.kind} {op.index}"
     module = ".".join(label.split(";")[-1].split("/")[:-1])
-    reads = tuple(str(i) for i in op.ids if i >= 0)
+    reads = tuple(names.get(i, str(i)) for i in op.ids if i >= 0)
     writes = tuple(str(i) for i in op.out_ids)
     handler = _TABLE.get(op.kind)
     if handler is None or not op.inputs or not op.outputs:
@@ -285,7 +340,7 @@ def _nodes(target: str, op: _Op, written: set[int]) -> list[Node]:
         raise GraphError(fact) from error
     nodes = []
     for i, kernel in enumerate(made):
-        result = writes if i == len(made) - 1 else (f"{label}+{i}",)
+        result = writes if i == len(made) - 1 else (f"{op.out_ids[0]}+{i}",)
         nodes.append(Node(kernel, op.kind, label, module, reads, result))
         reads = result
     return nodes
@@ -296,6 +351,8 @@ Handler = Callable[[_Op], Sequence[Kernel]]
 
 def _window(op: _Op, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> list[int]:
     """The padding along each axis: SAME is 0 in the schema, VALID is 1."""
+    if op.padding is not None:
+        return list(op.padding)
     if op.option(0, "<b") == 1:
         return [0] * len(size)
     axes = zip(op.x[2:], size, stride, dilation, strict=True)
@@ -390,8 +447,8 @@ def _pool(kind: str) -> Handler:
 def _reduction(op: _Op) -> Sequence[Kernel]:
     shape = op.inputs[0].shape
     axes = sorted(axis % len(shape) for axis in op.inputs[1].values) if len(op.inputs) > 1 else []
-    if op.kind == "MEAN" and len(shape) == 4 and axes == [1, 2]:
-        return [layers.global_pool(op.x, op.dtype)]
+    if op.kind == "MEAN" and len(shape) == 4 and axes in ([1, 2], [2, 3]):
+        return [layers.global_pool(op.x if axes == [1, 2] else shape, op.dtype)]
     outer = bool(axes) and axes[-1] != len(shape) - 1
     return [layers.reduction(shape, math.prod(op.outputs[0].shape), op.dtype, outer)]
 
