@@ -279,3 +279,78 @@ def test_the_code_cache_serves_what_was_written_and_refuses_what_others_may_have
     entry.write_bytes(entry.read_bytes()[:-3])
     assert codecache.load(str(entry)) is None, "it is torn"
     assert codecache.compiled(source, "a.py") == first
+
+
+FUNCTIONS = """
+import numpy as np, scipy.fft, scipy.linalg.blas as blas, scipy.special as special
+x = np.ones((4, 4))
+for _ in range(2):
+    np.sum(x), np.linalg.svd(x), np.fft.fft(x), np.ma.exp(x), np.random.default_rng(0).normal()
+    scipy.fft.fft(x), special.legendre_p(2, x), blas.dgemm(1.0, x, x)
+"""
+TORCH_FUNCTIONS = """
+import torch
+import torch.nn.functional as F
+x = torch.ones(1, 3, 8, 8)
+for _ in range(2):
+    F.max_pool1d(x[0], 2), F.max_pool2d(x, 2), torch.ops.aten.add(x, x), torch.ops.aten.add.Tensor(x, x)
+def f(x):
+    return x
+for made in (torch.no_grad()(f), torch.autocast("cpu")(f), torch.vmap(f), torch.compiler.disable(f)):
+    made(x)
+"""
+JAX_FUNCTIONS = """
+import jax, jax.numpy as jnp
+def loss(x):
+    return x * x
+@jax.custom_jvp
+def own(x):
+    return x
+own.defjvp(lambda p, t: (p[0], t[0]))
+jax.nn.relu(1.0), jnp.add(1, 2), own(1.0)
+for made in (jax.grad(loss), jax.hessian(loss), jnp.vectorize(loss)):
+    made(2.0)
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("source", "apis", "expected"),
+    [
+        (
+            FUNCTIONS,
+            ("numpy", "scipy"),
+            "numpy.ones numpy.sum numpy.linalg.svd numpy.fft.fft numpy.ma.exp numpy.random.default_rng "
+            "numpy.random.Generator.normal scipy.fft.fft scipy.special.legendre_p scipy.linalg.blas.dgemm",
+        ),
+        (FUNCTIONS, ("numpy.linalg",), "numpy.linalg.svd"),
+        (
+            TORCH_FUNCTIONS,
+            ("torch",),
+            "torch.ones torch.nn.functional.max_pool1d torch.nn.functional.max_pool2d torch.ops.aten.add "
+            "torch.ops.aten.add.Tensor torch.no_grad torch.no_grad.__call__ torch.autocast "
+            "torch.autocast.__call__ torch.vmap torch.compiler.disable torch.no_grad(f) torch.autocast(f) "
+            "torch.vmap(f) torch.compiler.disable(f)",
+        ),
+        (TORCH_FUNCTIONS, ("torch.vmap",), "torch.vmap torch.vmap(f)"),
+        (
+            JAX_FUNCTIONS,
+            ("jax",),
+            "jax.custom_jvp jax.custom_jvp.defjvp jax.nn.relu jax.numpy.add jax.custom_jvp.__call__ jax.grad "
+            "jax.hessian jax.numpy.vectorize jax.grad(loss) jax.jacfwd(loss) jax.numpy.vectorize(loss)",
+        ),
+    ],
+    ids=["numpy", "a submodule", "torch", "a function", "jax"],
+)
+def test_functions_are_named_as_their_users_write_them(
+    engine: Any, source: str, apis: tuple[str, ...], expected: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(apis[0].partition(".")[0])
+    recorder = recording.Recorder(tmp_path, engine)
+    judge = calls.Judge(recorder, apis)
+    source_maker = imports.Sources(judge, recorder.gates(judge, calls.special()), lambda _: None)
+    exec(source_maker.code(source, "functions.py"), {"__name__": "functions"})
+    recorder.close()
+    found = [site for site in sites(tmp_path) if site["kind"] == "call"]
+    assert [site["name"] for site in found] == expected.split()
+    assert not any((site.get("arguments") or {}).get("traced") for site in found), "nothing here runs traced"

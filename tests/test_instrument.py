@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,54 @@ def test_the_command_prints_json_writes_and_shows_the_difference(tmp_path: Path)
     assert "2 calls, 2 wrapped, 1 known by name" in runner.invoke(command, [str(script)]).output
     again = runner.invoke(command, [str(script), "-o", str(out)], standalone_mode=False)
     assert "exists" in str(again.exception)
+
+
+def test_a_notebooks_calls_are_listed_by_cell_and_names_go_from_cell_to_cell(tmp_path: Path) -> None:
+    cells = [
+        ("markdown", "# f(x)"),
+        ("code", "%matplotlib inline\nimport numpy as np"),
+        ("code", "x = 1\ny = np.sum(\n  x)"),
+    ]
+    book = tmp_path / "b.ipynb"
+    book.write_text(json.dumps({"cells": [{"cell_type": k, "source": source} for k, source in cells]}))
+    seen = CliRunner().invoke(command, [str(book), "--json"])
+    (call,) = json.loads(seen.stdout)["calls"]
+    assert (call["cell"], call["line"], call["end_line"], call["api"]) == (3, 2, 3, "numpy.sum")
+    assert "cell 2: %matplotlib inline is left out" in seen.stderr
+    assert f"{book}, cell 3:2:4: np.sum(" in CliRunner().invoke(command, [str(book)]).stdout
+    for option in (["-o", str(tmp_path / "out.py")], ["--diff"]):
+        refused = CliRunner().invoke(command, [str(book), *option], standalone_mode=False)
+        assert "nbconvert --to script" in str(refused.exception)
+
+
+def test_a_cell_that_is_no_python_is_named(tmp_path: Path) -> None:
+    book = tmp_path / "b.ipynb"
+    book.write_text(json.dumps({"cells": [{"cell_type": "code", "source": "x = 1\ny = ("}]}))
+    seen = CliRunner().invoke(command, [str(book)], standalone_mode=False)
+    assert "b.ipynb, cell 1, line 2: '(' was never closed" in str(seen.exception)
+
+
+def test_a_source_that_nests_too_deeply_is_listed_as_unmetered_or_refused(tmp_path: Path) -> None:
+    script = tmp_path / "deep.py"
+    script.write_text("def f(): return 1\nx = " + "+".join(["f()"] * 1500))
+    calls = json.loads(CliRunner().invoke(command, [str(script), "--json"]).output)["calls"]
+    assert len(calls) == 1500
+    assert not any(call["wrapped"] for call in calls)
+    assert {call["reason"] for call in calls} == {"rewritten, the source nests too deeply for Python"}
+    for option in (["-o", str(tmp_path / "out.py")], ["--diff"]):
+        refused = CliRunner().invoke(command, [str(script), *option], standalone_mode=False)
+        assert "nest too deeply" in str(refused.exception)
+    script.write_text("x = " + "+".join(["f()"] * 9000))
+    refused = CliRunner().invoke(command, [str(script)], standalone_mode=False)
+    assert "Python cannot compile it" in str(refused.exception)
+
+
+def test_an_archive_is_refused_as_one(tmp_path: Path) -> None:
+    archive = tmp_path / "app.pyz"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("__main__.py", "print(1)")
+    seen = CliRunner().invoke(command, [str(archive)], standalone_mode=False)
+    assert "a zip archive" in str(seen.exception)
 
 
 @pytest.mark.parametrize(

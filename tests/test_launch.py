@@ -415,13 +415,15 @@ def test_an_api_that_cannot_be_imported_is_named_with_near_matches() -> None:
 
 def test_an_api_that_leads_nowhere_in_its_library_is_told_at_the_end(tmp_path: Path) -> None:
     script(tmp_path, "import json\nprint(json.dumps([1]))\n")
-    apis = "json.dumpz,json.decoder,json.encoder.c_make_encoder,json.tool,os.paths.join,wave.opn"
+    apis = "json.dumpz,json.decoder,json.encoder.c_make_encoder,json.tool,os.paths.join,wave.opn,curses.pannel,wave"
     status, out, err = launched(tmp_path, "--api", apis, "script.py")
     assert (status, out) == (0, "[1]\n")
     assert err.splitlines() == [
         "joulemeter: the API 'json.dumpz' was not metered: there is no 'dumpz' in json. Try: json.dump",
         "joulemeter: the API 'os.paths.join' was not metered: there is no 'paths' in os. Try: os.path.join",
-    ], "wave was not loaded, so nothing is known of it"
+        "joulemeter: the API 'wave.opn' was not metered: the program did not import wave",
+        "joulemeter: the API 'curses.pannel' was not metered: the program did not import curses. Try: curses.panel",
+    ], "what was not loaded is known by its modules alone"
 
 
 @pytest.mark.parametrize("arguments", [[], ["--raw"], ["--raw", "r"], ["--raw", "r", "-m"], ["x.py"]])

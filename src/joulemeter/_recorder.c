@@ -779,7 +779,10 @@ static PyObject *decide_kept(Gates *g, PyObject *decision, PyObject *object, voi
 }
 
 static PyObject *decide_python_function(Gates *g, PyFunctionObject *f) {
-    if (module_metered(g, f->func_module)) return decide_function(g, f->func_module, f->func_qualname, f->func_qualname, (PyObject *)f);
+    if (module_metered(g, f->func_module)) {
+        PyObject *decision = decide_function(g, f->func_module, f->func_qualname, f->func_qualname, (PyObject *)f);
+        return LIKELY(decision != PER_OBJECT) ? decision : decide_object(g, (PyObject *)f);
+    }
     /* A library's wrapper around the user's function carries the user's name, but its own globals. */
     PyObject *home = PyDict_GetItemWithError(f->func_globals, name_dunder);
     if (home && home != f->func_module && module_metered(g, home)) return decide_object(g, (PyObject *)f);

@@ -90,7 +90,8 @@ class Gates:
 
     def _function(self, callee: types.FunctionType) -> Any:
         if self._module(callee.__module__):
-            return self._named(callee.__module__, callee.__qualname__, callee)
+            decision = self._named(callee.__module__, callee.__qualname__, callee)
+            return self._object(callee) if decision is True else decision
         home = callee.__globals__.get("__name__")
         return self._object(callee) if home != callee.__module__ and self._module(home) else None
 

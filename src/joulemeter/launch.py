@@ -180,19 +180,25 @@ class Compiler:
 
     def tell_unknown(self) -> None:
         """Says which of the APIs asked for are nowhere in their libraries, now that these are loaded."""
-        from joulemeter.frameworks.calls import unknown
+        from joulemeter.frameworks.calls import unknown, unloaded
 
         for api in self._plan.apis if self._judge is not None else ():
-            found = unknown(api)
-            if found is not None:
-                owner, part, near = found
-                remedy = "".join(f". Try: {api.replace(part, each, 1)}" for each in near[:1])
-                say(f"joulemeter: the API '{api}' was not metered: there is no '{part}' in {owner}{remedy}")
+            if (nowhere := unknown(api)) is not None:
+                owner, part, near = nowhere
+                tell_unmetered(
+                    api, f"there is no '{part}' in {owner}", [api.replace(part, each, 1) for each in near]
+                )
+            elif (absent := unloaded(api)) is not None:
+                tell_unmetered(api, f"the program did not import {absent[0]}", absent[1])
 
     def flush(self) -> None:
         """Writes what was seen of arguments."""
         if self._judge is not None:
             self._judge.flush()
+
+
+def tell_unmetered(api: str, why: str, near: list[str]) -> None:
+    say(f"joulemeter: the API '{api}' was not metered: {why}{''.join(f'. Try: {each}' for each in near[:1])}")
 
 
 def say(line: str) -> None:

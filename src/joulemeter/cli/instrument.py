@@ -16,7 +16,8 @@ import click
 def command(script: Path, output: Path | None, as_json: bool, as_diff: bool, force: bool) -> None:
     """Shows which calls of SCRIPT are metered, or writes SCRIPT instrumented.
 
-    `joulemeter run` instruments as it goes and needs none of this. Lines count from 1, columns from 0.
+    `joulemeter run` instruments as it goes and needs none of this. Lines count from 1, columns from 0. Of a
+    notebook the calls of its code cells are shown, with their cells' numbers.
 
     \b
     Examples:
@@ -26,13 +27,13 @@ def command(script: Path, output: Path | None, as_json: bool, as_diff: bool, for
     """
     from joulemeter import instrument
 
-    source = instrument.read(script)
+    source = instrument.read(script, lambda line: click.echo(line, err=True))
     if output is not None:
-        instrument.write(source, script, output, force)
+        instrument.write(source, output, force)
         click.echo(f"wrote {output}", err=True)
     if as_json:
-        click.echo(instrument.as_json(source, script))
+        click.echo(instrument.as_json(source))
     if as_diff:
-        click.echo(instrument.as_diff(source, script), nl=False)
+        click.echo(instrument.as_diff(source), nl=False)
     if not (output or as_json or as_diff):
-        click.echo(instrument.as_table(source, script))
+        click.echo(instrument.as_table(source))

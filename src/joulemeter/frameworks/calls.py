@@ -13,6 +13,7 @@ import difflib
 import functools
 import itertools
 import math
+import pkgutil
 import sys
 import types
 from collections.abc import Iterable
@@ -21,7 +22,18 @@ from typing import Any
 
 from joulemeter.frameworks import tracing
 from joulemeter.frameworks.describe import Seen
-from joulemeter.frameworks.libraries import ALSO, KNOWN, PUBLIC, UFUNCS
+from joulemeter.frameworks.libraries import ALSO, KNOWN
+from joulemeter.frameworks.names import (
+    fortran_name,
+    is_fortran,
+    is_ufunc,
+    known,
+    module_of,
+    public_name,
+    renamed,
+    ufunc_name,
+    wrapper_name,
+)
 from joulemeter.span import SpanSink
 
 PER_OBJECT = True
@@ -97,6 +109,8 @@ class Judge:
         """The API name of a function of a module that ``module`` let pass; None: not metered."""
         if self._reads(module):
             return READER
+        if isinstance(callee, types.FunctionType) and renamed(callee):
+            return PER_OBJECT
         name = qualname or str(getattr(callee, "__name__", ""))
         return self._if_metered(public_name(module, name, callee), module)
 
@@ -114,15 +128,15 @@ class Judge:
             if tracing.is_reader_class(base) and method is None:
                 return READER
             if not self._reads(module) and (method is None or offers(base, method, kind)):
-                return self._method(kind, base, module, method)
+                return self._method(kind, base, module, method, callee)
         return PER_OBJECT if method == "__call__" and answers_itself(kind) else None
 
-    def _method(self, kind: type, base: type, module: str, method: str | None) -> Any:
+    def _method(self, kind: type, base: type, module: str, method: str | None, callee: Any) -> Any:
         """The API name of a method that ``base`` offers to ``kind``, or whom to ask about it."""
         if method == "__call__" and tracing.traces(kind):
             return PER_OBJECT
-        if method == "__call__" and is_ufunc(kind):
-            return KEPT
+        if method == "__call__" and (is_ufunc(kind) or self._function_name(callee) is not None):
+            return PER_OBJECT if kind.__weakrefoffset__ else KEPT
         suffix = "" if method is None else f".{method}"
         return self._if_metered(self._shown(kind, base) + suffix, module)
 
@@ -136,12 +150,30 @@ class Judge:
             return traced if self._if_metered(traced, traced) else None
         module = getattr(callee, "__module__", None)
         if isinstance(callee, types.FunctionType) and not (isinstance(module, str) and self.module(module)):
-            module = callee.__globals__.get("__name__")
-            return self._if_metered(f"{module}.{callee.__code__.co_qualname}", str(module))
+            return self._if_metered(wrapper_name(callee), str(callee.__globals__.get("__name__")))
+        if is_fortran(type(callee)):
+            return fortran_name(callee) if self.module("scipy") else None
         if not isinstance(module, str) or not self.module(module) or self._reads(module):
-            return None
-        name = getattr(callee, "__qualname__", None) or getattr(callee, "__name__", type(callee).__name__)
+            return self._of_class(type(callee))
+        name = callee.__name__ if isinstance(callee, types.FunctionType) else self._function_name(callee)
+        if name is None:
+            name = getattr(callee, "__qualname__", None) or getattr(callee, "__name__", type(callee).__name__)
         return self._if_metered(public_name(module, str(name), callee), module)
+
+    def _of_class(self, kind: type) -> str | None:
+        """The API name of calling what is no function of a library's, but an instance of its class."""
+        for base in kind.__mro__:
+            module = module_of(base) or ""
+            if self.module(module) and not self._reads(module) and offers(base, "__call__", kind):
+                return self._if_metered(self._shown(kind, base) + ".__call__", module)
+        return None
+
+    def _function_name(self, thing: Any) -> str | None:
+        """The name of an object that stands for a library's function, and carries its name as functions do:
+        ``numpy.sum``, ``jax.nn.relu``, ``torch.ops.aten.add``; None for any other."""
+        own = getattr(thing, "__dict__", {})
+        name, module = own.get("__name__"), getattr(thing, "__module__", None)
+        return name if isinstance(name, str) and isinstance(module, str) and self.module(module) else None
 
     def _builtin_method(self, kind: type, callee: Any) -> Any:
         name = str(callee.__name__)
@@ -201,7 +233,7 @@ class Judge:
 
 def covers(prefix: str, name: str) -> bool:
     """Whether a dotted name lies under a dotted prefix."""
-    return name == prefix or name.startswith(prefix + ".")
+    return name == prefix or name.startswith((prefix + ".", prefix + "("))
 
 
 def unknown(api: str) -> tuple[str, str, list[str]] | None:
@@ -226,10 +258,22 @@ def unknown(api: str) -> tuple[str, str, list[str]] | None:
     return None
 
 
-def module_of(kind: type) -> str | None:
-    """The module that a class names, where it names one."""
-    module = kind.__dict__.get("__module__") or getattr(kind, "__module__", None)
-    return module if isinstance(module, str) else None
+def unloaded(api: str) -> tuple[str, list[str]] | None:
+    """For a dotted prefix in a library that was never loaded: the library, and prefixes with names of modules
+    that come near, where no module has the name. Loads nothing; None for any other prefix."""
+    owner, *parts = api.split(".")
+    if not parts or owner in sys.modules:
+        return None
+    library, path = owner, list(sys.path)
+    for at, part in enumerate(parts):
+        spec = PathFinder.find_spec(owner, path)
+        path = list(spec.submodule_search_locations or []) if spec is not None else []
+        known = [module.name for module in pkgutil.iter_modules(path)]
+        if part not in known:
+            near = difflib.get_close_matches(part, known, n=1)
+            return library, [".".join([library, *parts[:at], each, *parts[at + 1 :]]) for each in near]
+        owner = f"{owner}.{part}"
+    return library, []
 
 
 def offers(base: type, method: str, kind: type) -> bool:
@@ -243,94 +287,18 @@ def offers(base: type, method: str, kind: type) -> bool:
     return "__iter__" in base.__dict__ or (by_index and "__getitem__" in base.__dict__)
 
 
-def is_ufunc(kind: type) -> bool:
-    """Whether its instances are NumPy's functions of elements, which are told apart by their names alone."""
-    return kind.__name__ == "ufunc" and kind.__module__ == "numpy"
-
-
-def ufunc_name(callee: Any) -> str:
-    """``numpy.add`` for a ufunc, ``numpy.add.reduce`` for a method of it; what nobody exports (NumPy's own
-    ``frompyfunc``) is ``numpy.ufunc.__call__``."""
-    ufunc = getattr(callee, "__self__", None)
-    method = "" if ufunc is None else f".{callee.__name__}"
-    ufunc = callee if ufunc is None else ufunc
-    name = ufunc.__name__
-    home = next((each for each in UFUNCS if loaded(each).get(name) is ufunc), None)
-    return f"{home}.{name}{method}" if home else f"numpy.ufunc{method or '.__call__'}"
-
-
 def answers_itself(kind: type) -> bool:
-    """Whether instances may name another module than their class does: caches, compiled functions."""
+    """Whether instances may name another module than their class does: caches, compiled functions (Cython's
+    too, whose class has a ``__module__`` for each)."""
     return (
         kind is functools._lru_cache_wrapper
-        or "__module__" in kind.__dict__.get("__slots__", ())
+        or is_fortran(kind)
+        or not isinstance(kind.__dict__.get("__module__"), str | None)
         or (
             not kind.__flags__ & 1 << 9
             and kind.__module__ not in ("builtins", "types", "functools", "operator")
         )
     )
-
-
-def known(name: str) -> bool:
-    """Whether a dotted name is one that users write: nothing in it is internal."""
-    parts = name.split(".")
-    return parts[1:2] not in (["src"], ["python"]) and not any(part[:1] in ("_", "<") for part in parts)
-
-
-@functools.lru_cache(maxsize=4096)
-def prefixes(module: str) -> tuple[str, ...]:
-    """The packages around a module that have no underscore in their names, outermost first, then the
-    places where users know things of that library from."""
-    parts = module.split(".")
-    found = [".".join(parts[: end + 1]) for end in range(len(parts))]
-    known = PUBLIC.get(parts[0].removesuffix("lib"), ())
-    return tuple(name for name in dict.fromkeys([*found, *known]) if "._" not in name)
-
-
-def public_name(module: str, qualname: str, thing: Any) -> str:
-    """The dotted name under which users know ``thing``: where it is exported, else where it is defined."""
-    exported = exported_name(thing)
-    if exported is not None:
-        return exported
-    own = qualname.rpartition("_VariableFunctionsClass.")[2].removeprefix(module + ".")
-    head, dot, rest = own.partition(".")
-    defined = loaded(module).get(head, thing) if dot else thing
-    exported = exported_name(defined) if dot else None
-    if exported is not None:
-        return exported + dot + rest
-    for package in prefixes(module):
-        if loaded(package).get(head) is defined:
-            return f"{package}.{head}{dot}{rest}"
-    return f"{module}.{head}{dot}{rest}"
-
-
-def loaded(module: str) -> dict[str, Any]:
-    found = sys.modules.get(module)
-    return vars(found) if found is not None else {}
-
-
-def exported_name(thing: Any) -> str | None:
-    """The name that Keras or TensorFlow exported it under."""
-    if isinstance(thing, types.MethodType | types.BuiltinFunctionType):
-        return None
-    for each in unwrapped(thing):
-        own = getattr(each, "__dict__", {})
-        path = own.get("_api_export_path")
-        if isinstance(path, str | list | tuple):
-            return path if isinstance(path, str) else min(path, key=len)
-        names = own.get("_tf_api_names")
-        if isinstance(names, tuple) and names:
-            return "tensorflow." + str(names[0])
-    return None
-
-
-def unwrapped(thing: Any) -> list[Any]:
-    """A function and what it wraps, outermost first."""
-    chain = [thing]
-    while isinstance(thing, types.FunctionType) and "__wrapped__" in thing.__dict__ and len(chain) < 8:
-        thing = thing.__dict__["__wrapped__"]
-        chain.append(thing)
-    return chain
 
 
 def special() -> dict[Any, int]:

@@ -51,7 +51,8 @@ class Sources:
         try:
             made = compiled(source, filename, main)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            self.unmetered[filename] = f"{type(error).__name__}: {error}"
+            deep = "its expressions nest too deeply: " if isinstance(error, RecursionError) else ""
+            self.unmetered[filename] = f"{deep}{type(error).__name__}: {error}"
             return None
         tracing.sources[filename] = (source, 0)
         return self.fill(made, filename)

@@ -78,6 +78,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
         "torch.nn.utils",
         "torch.optim",
         "torch.linalg",
+        "torch.func",
         "torch.fft",
         "torch.special",
         "torch.utils.data",
@@ -115,3 +116,9 @@ PUBLIC: dict[str, tuple[str, ...]] = {
 
 UFUNCS = ("numpy", "scipy.special", "numpy.linalg._umath_linalg")
 """Where NumPy's functions of elements are known from."""
+
+MAKERS = {
+    "torch._dynamo.eval_frame.DisableContext.__call__": "torch.compiler.disable",
+    "torch.amp.autocast_mode.autocast_decorator": "torch.autocast",
+}
+"""What makes a wrapper of a user's function, where its users know it by a name that cannot be found."""

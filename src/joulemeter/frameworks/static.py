@@ -28,7 +28,8 @@ class Call(NamedTuple):
 
 
 def calls(source: str, filename: str = "<source>") -> list[Call]:
-    """Every call expression of ``source``, in reading order; raises SyntaxError."""
+    """Every call expression of ``source``, in reading order; raises SyntaxError, and RecursionError where it
+    nests deeper than can be walked."""
     tree = ast.parse(source, filename)
     names = Names(tree)
     before = {
@@ -38,13 +39,23 @@ def calls(source: str, filename: str = "<source>") -> list[Call]:
     }
     made = rewrite(tree)
     skipped = {spot(node): reason for node, reason in made.skipped}
+    whole = None if compiles(made.tree, filename) else "rewritten, the source nests too deeply for Python"
     found = []
     for at in sorted(before):
         text, api = before[at]
         line, column, end_line, end_column = characters(source, at)
-        reason = skipped.get(at)
+        reason = whole or skipped.get(at)
         found.append(Call(line, column, end_line, end_column, text, api, reason is None, reason))
     return found
+
+
+def compiles(tree: ast.Module, filename: str) -> bool:
+    """Whether Python can compile a rewritten tree, whose calls nest twice as deep as the source's."""
+    try:
+        compile(tree, filename, "exec", dont_inherit=True)
+    except RecursionError:
+        return False
+    return True
 
 
 def spot(node: Any) -> tuple[int, int, int, int]:

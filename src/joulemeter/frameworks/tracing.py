@@ -51,7 +51,8 @@ def traced_name(callee: Any) -> str | None:
     """``jax.jit(step)`` for a callable that runs what was traced of ``step``; None for any other."""
     if isinstance(callee, types.FunctionType):
         inner = callee.__dict__.get("_torchdynamo_orig_callable")
-        return None if inner is None else f"torch.compile({own_name(inner)})"
+        left_alone = inner is None or callee.__dict__.get("_torchdynamo_disable")
+        return None if left_alone else f"torch.compile({own_name(inner)})"
     maker = next((TRACERS[name] for name in map(full_name, type(callee).__mro__) if name in TRACERS), None)
     if maker is None:
         return None
