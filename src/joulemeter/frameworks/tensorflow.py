@@ -21,7 +21,6 @@ from joulemeter.span import Tracer
 FRAMEWORK = "tensorflow"
 LEVELS = ("operator",)
 EAGER = "EagerLocalExecute: "
-OPTIONS = {"host_tracer_level": 2, "python_tracer_level": 0, "device_tracer_level": 1}
 
 
 def tracer(level: str) -> Tracer:
@@ -57,7 +56,8 @@ class _Session:
     def __init__(self) -> None:
         profiler = importlib.import_module("tensorflow.python.profiler.internal._pywrap_profiler")
         self._session = profiler.ProfilerSession()
-        self._session.start(tempfile.gettempdir(), OPTIONS)
+        # No options: the levels that are wanted are its own, and it warns of any that are given.
+        self._session.start(tempfile.gettempdir(), {})
 
     def anchor(self) -> AbstractContextManager[object]:
         """TensorFlow's annotation."""
