@@ -332,7 +332,7 @@ CASES: list[tuple[str, str, str]] = [
     (
         "wrapping decorator",
         "@wrapping\ndef g(): return 1\nprint(g(), g.__name__)",
-        "wrapping wrapping.<locals>.inner",
+        "wrapping wrapping(g)",
     ),
     (
         "property, setter, class and static methods",
