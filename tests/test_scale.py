@@ -1,15 +1,18 @@
 """The data-size experiment: inputs that grow, the fitted line, and a machine of known cost per byte."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from joulemeter import scale, scale_plot
+from joulemeter.cli.scale import _show
 from joulemeter.errors import UsageError
 from joulemeter.isolate import Isolated
 from joulemeter.isolation import Interval
@@ -189,6 +192,37 @@ def test_the_plot_is_written_and_names_its_units_and_origin(tmp_path: Path, endi
         scale_plot.check(path, force=False)
     with pytest.raises(UsageError, match="plots are"):
         scale_plot.check(tmp_path / "plot.gif", force=False)
+
+
+def unseen(x: float) -> Isolated:
+    return dataclasses.replace(isolated(x), energy=Energy(math.nan, 0.0, 5e-3))
+
+
+def test_what_was_not_seen_is_plotted_as_a_bound_and_no_line_is_drawn_through_bounds_alone(
+    tmp_path: Path,
+) -> None:
+    sizes = (1e5, 1e6, 2e6, 4e6, 8e6)
+    some = [scale.Point(x, int(x), unseen(x) if x < 2e6 else isolated(x)) for x in sizes]
+    none = [scale.Point(x, int(x), unseen(x)) for x in sizes]
+    texts = []
+    for name, points in (("some", some), ("none", none)):
+        path = tmp_path / f"{name}.svg"
+        with matplotlib.rc_context({"svg.fonttype": "none"}):  # text as text
+            scale_plot.draw(scale.fitted("m:f", points), path)
+        texts.append(path.read_text())
+    assert "not seen, at most" in texts[0]
+    assert "not seen, at most" in texts[1]
+    assert [text.count("fit: ") for text in texts] == [2, 1], "time has its line, energy has none"
+    assert all("1 MB" in text for text in texts), "labels have prefixes"
+
+
+def test_energies_that_were_nowhere_seen_have_no_slope_but_a_remedy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _show(scale.fitted("m:f", [scale.Point(x, int(x), unseen(x)) for x in (1e5, 1e6, 2e6)]))
+    out = capsys.readouterr().out
+    assert "energy  not seen at any size, and so no slope. Try: larger --sizes" in out
+    assert "5.00 mJ" in out, "the bound is shown"
 
 
 def test_the_command_measures_and_prints_one_object(

@@ -66,6 +66,12 @@ def command(
         click.echo(f"plot: {plot}")
 
 
+UNSEEN = (
+    "not seen at any size, and so no slope. "
+    "Try: larger --sizes, a longer --limit, a meter (joulemeter doctor), a machine at rest"
+)
+
+
 def _show(found: Scaling) -> None:
     from joulemeter.units import joules, seconds, si
 
@@ -78,7 +84,8 @@ def _show(found: Scaling) -> None:
         time = seconds(point.found.time_s)
         click.echo(f"{point.size:>12g}  {si(point.bytes, 'B'):>10}  {shown:>10}  {interval:>22}  {time:>10}")
     per = "B" if found.axis == "bytes" else "unit of size"
-    click.echo(f"energy  {_line(found.energy, f'J/{per}')}")
+    unseen = not any(point.found.resolved for point in found.points)
+    click.echo(f"energy  {UNSEEN if unseen else _line(found.energy, f'J/{per}')}")
     click.echo(f"time    {_line(found.time, f's/{per}')}")
     if found.exponent.value == found.exponent.value:
         k = found.exponent
