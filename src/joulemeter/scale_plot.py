@@ -81,8 +81,7 @@ def _panel(
     if least <= 0:
         axes.set_ylim(0, 1.08 * np.nanmax(high))
     axes.grid(True, color="0.9")
-    where = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderpad": 0}
-    axes.legend(frameon=False, fontsize=9, ncols=3, columnspacing=1, **where)
+    axes.legend(
         frameon=False,
         fontsize=9,
         loc="lower left",
