@@ -16,7 +16,10 @@ from joulemeter import series
 from joulemeter.comparison import Repeated, difference, repeated
 from joulemeter.isolation import Interval
 from joulemeter.ledger import UNKNOWN, Energy
+from joulemeter.reading import Rail
 from joulemeter.report import repeated as repeated_text
+from joulemeter.run import Run
+from joulemeter.span import Spans
 
 JOULEMETER = [sys.executable, "-m", "joulemeter"]
 
@@ -162,3 +165,25 @@ def test_the_markdown_form_is_a_table(runs: Path) -> None:
     assert lines[0] == "### Energy, simulated: B takes less than A"
     assert lines[3] == "|---|---:|---:|---:|---|"
     assert all(line.count("|") == 6 for line in lines[2:5])
+
+
+def recorded(before_w: float, during_w: float, after_w: float, cpu_s: float) -> Run:
+    """A second before a program, a second of it, and a second after it, under a counter read every 10 ms."""
+    t_ns = np.arange(0, 3_000_000_001, 10_000_000)
+    watts = np.repeat([before_w, during_w, after_w], 100)
+    joules = np.append(0.0, np.cumsum(watts * 0.01))
+    rail = Rail(id=0, name="package-0", kind="counter", origin="simulated", period_ns=10_000_000)
+    header = {"program": {"start_ns": 1_000_000_000, "end_ns": 2_000_000_000, "cpu_s": cpu_s}}
+    spans = Spans(*(np.empty(0, kind) for kind in (np.int32, np.int32, np.int64, np.int64, np.int64)))
+    return Run(Path("r"), header, (rail,), (), spans, np.zeros(len(t_ns), np.int16), t_ns, joules)
+
+
+def test_idle_that_differs_before_and_after_the_program_is_remarked_on() -> None:
+    assert series.remarks(recorded(20.0, 80.0, 20.4, cpu_s=0.9)) == []
+    found = series.remarks(recorded(20.0, 80.0, 26.0, cpu_s=0.9))
+    assert found == ["idle power drifted: 20 W before the program, 26 W after it"]
+
+
+def test_a_program_that_worked_while_the_power_stayed_at_idle_is_remarked_on() -> None:
+    assert [note[:13] for note in series.remarks(recorded(20.0, 20.1, 20.0, cpu_s=0.9))] == ["flat but busy"]
+    assert series.remarks(recorded(20.0, 20.1, 20.0, cpu_s=0.1)) == [], "it slept"
