@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from joulemeter import priors
-from joulemeter.ascent import Matter, Start, highest
+from joulemeter import attribution, priors
+from joulemeter.ascent import TRIED, Matter, Start, highest
 from joulemeter.columns import call_seconds, columns, own_seconds, seen_seconds
 from joulemeter.design import Stretches
 from joulemeter.noise import Prior
 from joulemeter.occupancy import occupy
 from joulemeter.ticks import JITTERS, Steps, Ticks, nearly, neighbours
-from simulated_machine import IDLE_W, MS, program
+from simulated_machine import IDLE_W, MS, counter, program
 
 WATTS = [15.0, 120.0, 45.0, 80.0, 30.0]
 LENGTHS = [3.0, 5.0, 1.0, 2.0, 8.0]
@@ -61,3 +61,14 @@ def test_where_the_lag_is_not_told_the_mean_age_stays_what_it_is() -> None:
 def test_paces_faster_than_any_counter_ticks_are_no_neighbours() -> None:
     fastest = Ticks(0.0, 0.62 * MS, JITTERS[1])
     assert all(each.period_ns >= 0.6 * MS for each in neighbours(fastest, 10.0 * MS, told=True))
+
+
+def test_long_calls_that_the_steps_by_which_paces_are_told_do_not_see_have_their_powers_all_the_same() -> None:
+    made = program(5, [15.0, 120.0, 45.0, 80.0], [700.0, 600.0, 800.0, 650.0], seconds=9.0)
+    read = counter(made, 1, period_ms=1.0, tick_ms=0.993)
+    assert len(read.t_ns) > TRIED
+    ledger = attribution.attribute([read], made.sites, made.spans)
+    for site, true in zip(ledger.sites, made.true_j, strict=True):
+        own = site.rails[0].exclusive
+        assert own.energy_j == pytest.approx(true, rel=0.02)
+        assert own.low_j <= true <= own.high_j

@@ -109,7 +109,10 @@ def highest(
                 best = other
                 break
         else:
-            return climbed(steps, quantum_j, best.ticks, told, here, matter, beliefs)
+            break
+    # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
+    begin = here if len(some.joules) == len(steps.joules) else start
+    return climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
 
 
 def climbed(
