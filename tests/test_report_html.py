@@ -373,6 +373,21 @@ def test_the_table_sorts_filters_and_says_how(opened):
     assert opened.page.locator("#site-count").inner_text() == "1 of 6 sites."
 
 
+def test_two_calls_on_one_line_stand_with_their_columns(chromium, run, tmp_path):
+    ledger = sample_run.ledger(run)
+    twins = [
+        dataclasses.replace(site, site=dataclasses.replace(site.site, name="mm", file="a.py", line=7, column=at))
+        for site, at in zip(ledger.sites[1:3], (4, 19), strict=True)
+    ]
+    tab = Opened(
+        chromium, tmp_path / "twins.html", html.page(run, dataclasses.replace(ledger, sites=tuple(twins)))
+    )
+    said = tab.page.locator("#site-rows th").all_inner_texts()
+    tab.context.close()
+    assert sorted(said) == ["mm a.py:7:19", "mm a.py:7:4"]
+    assert not tab.complaints
+
+
 def test_a_site_that_is_not_told_apart_has_a_joint_figure(opened):
     row = opened.page.locator("#site-rows tr", has=opened.page.locator("th", has_text="json.loads"))
     assert "not told apart\nfrom encoder.layer; jointly 13.0 J (11.7 J to 14.3 J)" in row.inner_text()

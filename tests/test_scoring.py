@@ -360,7 +360,8 @@ def test_the_text_names_ties_flags_and_intervals(tmp_path):
     result = CliRunner().invoke(command, ["--table", str(table), "--tdp", "10"])
     assert result.exit_code == 0, result.output
     assert "delegate-fell-back, n NNAPI" in result.stdout
-    assert "A and B cannot be told apart" in result.stdout
+    assert "A and B cannot be told apart by PCS" in result.stdout
+    assert "A and B cannot be told apart by IECS" in result.stdout
     assert "80   79.0 to 81.0" in result.stdout
     assert "78 to 82" in result.stdout  # the score, had the TDP been a tenth less or more
 

@@ -146,12 +146,9 @@ def as_text(data: dict[str, Any]) -> str:
 
 
 def _sentences(data: dict[str, Any]) -> list[str]:
-    pairs = data["cannot_be_told_apart"]["iecs"]
-    said = (
-        ["; ".join(f"{one} and {other} cannot be told apart by IECS" for one, other in pairs)]
-        if pairs
-        else []
-    )
+    pairs = [(*pair, kind.upper()) for kind, found in data["cannot_be_told_apart"].items() for pair in found]
+    ties = "; ".join(f"{one} and {other} cannot be told apart by {by}" for one, other, by in pairs)
+    said = [ties] if ties else []
     published = data["published"]
     if published is not None:
         said.append(

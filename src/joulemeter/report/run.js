@@ -19,6 +19,9 @@ function si(value, unit) {
 const joules = value => si(value, "J");
 const bounds = energy => energy.low_j === null ? "interval unknown" : joules(energy.low_j) + " to " + joules(energy.high_j);
 const percent = (part, whole) => whole > 0 && part !== null ? (100 * part / whole).toFixed(1) + " %" : "";
+const lineOf = site => JSON.stringify([site.name, site.file, site.line]);
+const ONLINE = DATA.sites.reduce((counts, site) => counts.set(lineOf(site), (counts.get(lineOf(site)) || 0) + 1), new Map());
+const where = site => place(site) + (site.line > 0 && ONLINE.get(lineOf(site)) > 1 ? ":" + site.column : "");
 const place = site => site.file ? site.file.split("/").pop() + (site.line > 0 ? ":" + site.line : "") : "";
 function make(tag, attributes = {}, ...inside) {
   const made = document.createElement(tag);
@@ -184,7 +187,7 @@ function spanTip(lane, k) {
   return site ? name + "\n" + siteSays(site) : name;
 }
 function siteSays(site) {
-  const said = [(site.kind + " " + place(site)).trim() + ", " + site.calls.toLocaleString("en") + " calls"];
+  const said = [(site.kind + " " + where(site)).trim() + ", " + site.calls.toLocaleString("en") + " calls"];
   for (const entry of site.rails) {
     const of = railOf(entry.rail);
     said.push(of.name + ": " + (entry.resolved ? "own " + joules(entry.exclusive.energy_j) + " (" + bounds(entry.exclusive) + ")" : unresolved(entry)));
@@ -351,7 +354,7 @@ function fillSites() {
 }
 function siteRow(site, entry, whole) {
   const own = entry.exclusive, all = entry.inclusive, cell = (text, below) => make("td", {}, text, ...(below ? [make("small", { className: below.length < 24 ? "keep" : "" }, below)] : []));
-  const name = make("th", { scope: "row", className: "left" }, make("code", {}, site.name), " ", make("span", { className: "soft" }, place(site)));
+  const name = make("th", { scope: "row", className: "left" }, make("code", {}, site.name), " ", make("span", { className: "soft" }, where(site)));
   const energy = entry.resolved ? joules(own.energy_j) : entry.confounded_with.length ? "not told apart" : own.low_j > 0 ? "not resolved" : "below resolution";
   const range = entry.resolved ? bounds(own) : unresolved(entry).replace(/^below the meter's resolution, |^not told apart |^not resolved, /, "");
   return make("tr", {}, name, cell(site.kind), cell(site.calls.toLocaleString("en")), cell(si(site.exclusive_s, "s")), cell(energy, range),
