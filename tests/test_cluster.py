@@ -115,8 +115,25 @@ def test_workers_without_the_resource_are_refused_with_the_remedy(tmp_path) -> N
 @pytest.mark.parametrize(
     ("scheduler", "lines"),
     [
-        ("slurm", ["#SBATCH -p short", "#SBATCH -A lab", "#SBATCH -t 01:30:00", "#SBATCH --exclusive"]),
-        ("pbs", ["#PBS -q short", "#PBS -l walltime=01:30:00", "#PBS -l place=excl"]),
+        (
+            "slurm",
+            [
+                "#SBATCH -p short",
+                "#SBATCH -A lab",
+                "#SBATCH -t 01:30:00",
+                "#SBATCH --exclusive",
+                "#SBATCH --cpus-per-task=36",
+            ],
+        ),
+        (
+            "pbs",
+            [
+                "#PBS -q short",
+                "#PBS -l walltime=01:30:00",
+                "#PBS -l place=excl",
+                "#PBS -l select=1:ncpus=36:mem=60GB",
+            ],
+        ),
     ],
 )
 def test_batch_scripts_ask_for_a_node_alone_and_a_worker_with_the_resource(scheduler, lines) -> None:
@@ -128,4 +145,20 @@ def test_batch_scripts_ask_for_a_node_alone_and_a_worker_with_the_resource(sched
         assert line in script
     assert "--resources joulemeter=1" in script
     assert "--nworkers" not in script  # one worker a node
-    assert "--nthreads 1 " in script.rpartition("--nthreads 36")[2]  # the last one counts
+    assert script.count("--nthreads") == 1
+    assert "--nthreads 1 " in script
+
+
+def test_runs_on_a_worker_have_the_threads_that_they_have_without_dask(tmp_path, monkeypatch) -> None:
+    """Dask's nanny gives its worker OMP_NUM_THREADS=1, which PyTorch would take for its own number."""
+    from joulemeter import sweep
+    from joulemeter.trial import Job
+
+    given = []
+    monkeypatch.setattr(sweep, "outcome", lambda job, environment: given.append(environment) or said(job))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("MKL_NUM_THREADS", "6")
+    cluster.on_node(tmp_path / "data", Job(PLAN.configurations[0], tmp_path).to_json())
+    assert "OMP_NUM_THREADS" not in given[0]
+    assert given[0]["MKL_NUM_THREADS"] == "6"
+    assert given[0]["PATH"] == os.environ["PATH"]

@@ -102,7 +102,9 @@ def test_sweep_then_qc_then_fit(tmp_path, monkeypatch) -> None:
     dataset.write_table(tmp_path / "clean", "clean", report.kept)
     table = energy_runs.read(tmp_path / "clean")
     assert len(table.runs) == len(SMALL.configurations)
-    assert table.runs.left_out == (f"the losses of {len(table.runs)} runs on stand-in data: they mean nothing",)
+    assert table.runs.left_out == (
+        f"the losses of {len(table.runs)} runs on stand-in data: they mean nothing",
+    )
     assert not np.isfinite(table.runs.loss).any()
     assert table.runs.origin == "simulated"
     fitted = energy_model.fit(table.runs, LEVELS, bootstrap=0)
@@ -206,7 +208,7 @@ def test_a_dry_run_says_runs_time_and_energy_and_writes_nothing(tmp_path) -> Non
     assert found["time_s"] > 3
     assert found["energy_j"] > 0
     text = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
-    assert "1 configurations, 3 runs" in text
+    assert "1 configuration, 3 runs to do" in text
     assert not (tmp_path / "data").exists()
 
 
@@ -233,3 +235,62 @@ def test_records_of_failed_runs_have_no_energy() -> None:
     assert math.isnan(record.energy_j)
     assert math.isnan(record.time_s)
     assert record.facts["rows"] == 5300
+
+
+def test_ctrl_c_ends_with_a_line_and_status_130_and_the_bar_counts_runs_from_the_start(tmp_path) -> None:
+    import os
+    import pty
+
+    (tmp_path / "tiny.toml").write_text(TOML.replace("[2]", "[100000]"))
+    words = [
+        "-m",
+        "joulemeter",
+        "sweep",
+        str(tmp_path / "tiny.toml"),
+        "-o",
+        str(tmp_path / "data"),
+        "--offline",
+    ]
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ.update(TERM="xterm", COLUMNS="120")
+        os.execv(sys.executable, [sys.executable, *words])
+    said = b""
+    while b"0 of 1 runs, roughly" not in said:
+        said += os.read(terminal, 1024)
+    os.write(terminal, b"\x03")
+    try:
+        while more := os.read(terminal, 1024):
+            said += more
+    except OSError:  # Linux says that the other end is closed
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert b"keeps the runs that are done; the same command goes on" in said.replace(b"\r\n", b" ")
+    assert b"Traceback" not in said
+    os.close(terminal)
+    assert len(dataset.read(tmp_path / "data")) == 0
+
+
+def test_a_dry_run_refuses_the_data_set_of_another_plan(tmp_path, monkeypatch) -> None:
+    swept(tmp_path / "data", monkeypatch)
+    (tmp_path / "tiny.toml").write_text(TOML)
+    result = CliRunner().invoke(
+        command, [str(tmp_path / "tiny.toml"), "-o", str(tmp_path / "data"), "--dry-run"]
+    )
+    assert isinstance(result.exception, DatasetError)
+    assert "another folder, or the plan as it was" in str(result.exception)
+
+
+def test_a_sweep_without_a_record_yet_makes_no_model_and_says_why(tmp_path) -> None:
+    with sweep.opened(tmp_path / "data", SMALL):
+        pass
+    with pytest.raises(DatasetError, match="holds no runs"):
+        energy_runs.read(tmp_path / "data")
+
+
+def test_attention_is_estimated_with_the_square_of_the_inputs() -> None:
+    short, long = (
+        sweep.seconds(Configuration(name, "transformer", 3, 16384), flops_per_s=1.0) / rows / inputs
+        for name, inputs, rows in (("sklearn_breast_cancer", 30, 569), ("mnist", 784, 70000))
+    )
+    assert 3 < long / short < 20

@@ -62,4 +62,8 @@ def test_durations_are_printed_for_people() -> None:
     assert seconds(1.21) == "1.21 s"
     assert seconds(125) == "2 min 05 s"
     assert seconds(12_000) == "3 h 20 min"
+    assert seconds(47 * 3600) == "47 h 00 min"
+    assert seconds(100 * 3600) == "4 d 04 h"
+    assert seconds(514_311 * 3600) == "59 years"
+    assert seconds(20_000 * 3600) == "2.3 years"
     assert si(45, "W") == "45.0 W"

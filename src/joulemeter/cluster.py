@@ -9,7 +9,6 @@ there twice.
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import socket
 import tempfile
@@ -84,16 +83,13 @@ def run_plan(
                 pure=False,
             )
             futures[future] = each
-        whole = math.fsum(map(sweep.seconds, left)) or 1.0
-        spent = 0.0
+        finished = sweep.watched(left, progress)
         for future in as_completed(list(futures)):  # type: ignore[no-untyped-call]
             hold.check()
             configuration = futures.pop(future)
             tally.count(_finished(future, folder, Job(configuration, tables, known)))
             future.release()
-            spent += sweep.seconds(configuration)
-            if progress:
-                progress(spent / whole)
+            finished(configuration)
     return tally
 
 
@@ -108,8 +104,20 @@ def on_node(
     job = Job.from_json(job_text)
     _check_table(job, origin)
     with _alone():
-        record = _recorded(folder, job) or sweep.record_one(folder, job, work)
+        record = _recorded(folder, job) or sweep.record_one(folder, job, work or _outcome)
     return {key: record.facts.get(key) for key in ("status", "error")}
+
+
+def _outcome(job: Job) -> dict[str, Any]:
+    """As ``sweep.outcome``, with as many threads as PyTorch takes by itself on this node.
+
+    Dask's nanny gives its worker one thread for each numerical library and another setting of ``malloc``; a
+    run of the sweep is to cost what it costs without Dask.
+    """
+    import dask
+
+    given = dask.config.get("distributed.nanny.pre-spawn-environ")
+    return sweep.outcome(job, {k: v for k, v in os.environ.items() if k not in given or v != str(given[k])})
 
 
 def _check_table(job: Job, origin: str | None) -> None:
@@ -187,19 +195,27 @@ def submitted(scheduler: Scheduler, nodes: Nodes) -> Iterator[Client]:
 
 def batch(scheduler: Scheduler, nodes: Nodes) -> Any:
     """The dask-jobqueue cluster of ``nodes``; ``job_script()`` says what is submitted."""
-    from dask_jobqueue.pbs import PBSCluster
+    from dask.utils import parse_bytes
+    from dask_jobqueue.pbs import PBSCluster, pbs_format_bytes_ceil
     from dask_jobqueue.slurm import SLURMCluster
 
+    # To Dask a node is one core, for it is to do one run at a time; the scheduler is asked for all of them.
     kinds = {"slurm": SLURMCluster, "pbs": PBSCluster}
     alone = {"slurm": "--exclusive", "pbs": "-l place=excl"}
+    memory = pbs_format_bytes_ceil(parse_bytes(nodes.memory))
+    node = {
+        "slurm": {"job_cpu": nodes.cores},
+        "pbs": {"resource_spec": f"select=1:ncpus={nodes.cores}:mem={memory}"},
+    }
     return kinds[scheduler](
-        cores=nodes.cores,
+        **node[scheduler],
+        cores=1,
         processes=1,
         memory=nodes.memory,
         walltime=nodes.walltime,
         queue=nodes.queue,
         account=nodes.account,
-        worker_extra_args=["--nthreads", "1", "--resources", f"{RESOURCE}=1"],
+        worker_extra_args=["--resources", f"{RESOURCE}=1"],
         job_extra_directives=[alone[scheduler]],
         scheduler_options={"dashboard_address": ":0"},
     )

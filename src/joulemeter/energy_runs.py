@@ -63,6 +63,8 @@ def read(path: Where) -> Table:
     Raises DatasetError where the file is not there, lacks a column or holds no usable run.
     """
     table = _arrow(path)
+    if not table.num_rows:
+        raise DatasetError(f"{path}: holds no runs", "joulemeter sweep PLAN -o DATASET")
     names = set(table.column_names)
     missing = [name for name in ("device", "dataset", "shape", "size", "depth") if name not in names]
     missing += [ENERGY[1]] if not names & set(ENERGY) else []
@@ -74,7 +76,7 @@ def read(path: Where) -> Table:
     columns = {name: column_of(table, name) for name in table.column_names if name in READ}
     runs = _runs(columns, table.num_rows)
     if not len(runs):
-        raise DatasetError(f"{path}: no usable run ({'; '.join(runs.left_out) or 'it is empty'})")
+        raise DatasetError(f"{path}: no usable run ({'; '.join(runs.left_out)})")
     return Table(runs, ENERGY[0] in names)
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -79,8 +79,8 @@ class Tally:
 
 Work = Callable[[Job], dict[str, Any]]
 """Runs a job and says its outcome, as ``outcome`` does."""
-Progress = Callable[[float], None]
-"""Called with the share of the estimated time that is done."""
+Progress = Callable[[int, int, float, float], None]
+"""Called before the first run and after each: runs done, of how many, estimated seconds done, of how many."""
 
 
 def sweep(
@@ -99,15 +99,28 @@ def sweep(
     with opened(folder, plan, resume) as hold:
         left = missing(folder, plan)
         tally = Tally(before=len(plan.configurations) - len(left))
-        whole = sum(map(seconds, left)) or 1.0
-        spent = 0.0
+        finished = watched(left, progress)
         for configuration in left:
             hold.check()
             tally.count(record_one(folder, Job(configuration, tables, _tuple(sources))))
-            spent += seconds(configuration)
-            if progress:
-                progress(spent / whole)
+            finished(configuration)
     return tally
+
+
+def watched(left: Sequence[Configuration], progress: Progress | None) -> Callable[[Configuration], None]:
+    """Tells ``progress`` that the runs of ``left`` begin; call what it returns with each that is over."""
+    whole_s = math.fsum(map(seconds, left))
+    count, done_s = 0, 0.0
+
+    def finished(configuration: Configuration) -> None:
+        nonlocal count, done_s
+        count, done_s = count + 1, done_s + seconds(configuration)
+        if progress:
+            progress(count, len(left), done_s, whole_s)
+
+    if progress and left:
+        progress(0, len(left), 0.0, whole_s)
+    return finished
 
 
 def prepare(plan: Plan, tables: Path, *, network: bool = True) -> dict[str, str]:
@@ -134,24 +147,32 @@ def opened(folder: Where, plan: Plan, resume: bool = True) -> Iterator[Hold]:
             hold = stack.enter_context(storage.place(folder).held(LOCK_FILE))
         except BlockingIOError:
             raise DatasetError(f"{folder}: another sweep is writing here", "wait for it") from None
-        _check_plan(folder, plan)
+        check_plan(folder, plan)
+        if not storage.place(folder).holds(PLAN_FILE):
+            said = {"schema": 1, "plan": plan.name, "fingerprint": plan.fingerprint}
+            storage.place(folder).put(PLAN_FILE, json.dumps(said).encode())
         yield hold
 
 
-def _check_plan(folder: Where, plan: Plan) -> None:
+def check_plan(folder: Where, plan: Plan) -> None:
+    """Raises DatasetError where ``folder`` holds what another plan's sweep wrote, or no sweep."""
+    if not dataset.is_dataset(folder):
+        return
     place = storage.place(folder)
     if not place.holds(PLAN_FILE):
         if dataset.parts(folder) - {"0-start"}:
             raise DatasetError(f"{folder}: holds records that no sweep wrote", "another folder")
-        said = {"schema": 1, "plan": plan.name, "fingerprint": plan.fingerprint}
-        place.put(PLAN_FILE, json.dumps(said).encode())
+        return
     try:
         found = json.loads(place.read(PLAN_FILE))
         known, name = found["fingerprint"], found["plan"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{folder}/{PLAN_FILE}: cannot be read ({error})") from error
     if known != plan.fingerprint:
-        raise DatasetError(f"{folder}: is of the plan '{name}' ({known}), this is another", "another folder")
+        raise DatasetError(
+            f"{folder}: is of the plan '{name}' ({known}), this is '{plan.name}' ({plan.fingerprint})",
+            "another folder, or the plan as it was",
+        )
 
 
 def missing(folder: Where, plan: Plan) -> list[Configuration]:
@@ -177,12 +198,13 @@ def record_one(folder: Where, job: Job, work: Work | None = None) -> Record:
     return record
 
 
-def outcome(job: Job) -> dict[str, Any]:
-    """What the run's process said; where it said nothing, how it ended."""
+def outcome(job: Job, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What the run's process said; where it said nothing, how it ended. ``environment`` None is our own."""
     command = [sys.executable, "-m", "joulemeter.trial"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
     try:
         out, err = process.communicate(job.to_json())
     except BaseException:
@@ -245,8 +267,12 @@ def seconds(configuration: Configuration, flops_per_s: float = 2e10) -> float:
     batches = math.ceil(facts.rows * (1 - butter.TEST_SHARE) / configuration.batch_size)
     places = facts.inputs if configuration.shape in SEQUENCES else 1
     overhead_s = batches * configuration.depth * LAYER_S
-    arithmetic_s = 6.0 * configuration.size * facts.rows * places / flops_per_s
-    return START_S + configuration.epochs * (overhead_s + arithmetic_s)
+    flops = 6.0 * configuration.size * facts.rows * places
+    if configuration.shape == "transformer":
+        # Scores and their sums, 4·places²·width forward; 12·width² parameters make a block.
+        width = math.sqrt(configuration.size / (12 * configuration.depth))
+        flops += 12.0 * configuration.depth * width * facts.rows * places**2
+    return START_S + configuration.epochs * (overhead_s + flops / flops_per_s)
 
 
 def estimate(runs: Sequence[Configuration], sources: Sequence[str] | None = None) -> Cost:
@@ -257,20 +283,30 @@ def estimate(runs: Sequence[Configuration], sources: Sequence[str] | None = None
 
 
 def _tried(sources: Sequence[str] | None) -> tuple[float, float]:
-    """FLOP/s of small matrix products, and the power they draw."""
+    """FLOP/s of the fastest of many small matrix products, and the power that they draw.
+
+    The fastest, and half of them on one thread, for other work may hold a core now.
+    """
     import numpy as np
 
     from joulemeter.meter import Meter
+    from joulemeter.models.threads import one_thread
 
     side = 256
     a = np.ones((side, side), dtype=np.float32)
-    count = 0
-    with Meter(None if sources is None else list(sources)) as meter:
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
+
+    def fastest_s() -> float:
+        stamps = [time.perf_counter()]
+        while stamps[-1] < stamps[0] + 0.25 or len(stamps) < 10:
             a @ a
-            count += 1
-    return 2.0 * side**3 * count / meter.time_s, meter.energy_j / meter.time_s
+            stamps.append(time.perf_counter())
+        return float(np.diff(stamps).min())
+
+    with Meter(None if sources is None else list(sources)) as meter:
+        best_s = fastest_s()
+        with one_thread():
+            best_s = min(best_s, fastest_s())
+    return 2.0 * side**3 / best_s, meter.energy_j / meter.time_s
 
 
 def _tuple(sources: Sequence[str] | None) -> tuple[str, ...] | None:

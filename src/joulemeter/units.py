@@ -27,6 +27,7 @@ _SECONDS = {
     "h": 3600.0,
     "d": 86400.0,
 }
+_YEAR_S = 365.25 * 86400
 _QUANTITY = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*([A-Za-zµ%]*)\s*")
 
 
@@ -65,11 +66,17 @@ def watts(value: float) -> str:
 
 
 def seconds(value: float) -> str:
-    """A duration as it is printed: ``1.21 s``, ``35.0 µs``, ``2 min 05 s``, ``3 h 20 min``."""
+    """A duration as it is printed: ``1.21 s``, ``2 min 05 s``, ``3 h 20 min``, ``4 d 04 h``, ``59 years``."""
     if not value >= 120:  # also NaN
         return si(value, "s")
+    if value >= 2 * _YEAR_S:
+        years = value / _YEAR_S
+        return f"{years:,.{1 if years < 10 else 0}f} years"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
+    days, hours_of_day = divmod(hours, 24)
+    if days > 1:
+        return f"{days} d {hours_of_day:02d} h"
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 

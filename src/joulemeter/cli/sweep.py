@@ -74,6 +74,7 @@ def command(
 
     asked = plans.read(plan, device)
     specs = sources.split_specs(source) if source else None
+    sweep.check_plan(output, asked)
     if dry_run:
         left = sweep.missing(output, asked)
         _foretell(asked, sweep.estimate(left, specs), as_json)
@@ -84,15 +85,19 @@ def command(
     if stands:
         click.echo(f"note: stand-ins for {', '.join(stands)}: their losses mean nothing", err=True)
     how: dict[str, Any] = {"tables": where, "sources": specs, "resume": resume}
-    how["progress"] = _progress.fraction_bar(asked.name)
-    if cluster or scheduler:
-        nodes["count"] = nodes.pop("nodes")
-        with _client(cluster, scheduler, nodes) as client:
-            from joulemeter import cluster as clusters
+    nodes["count"] = nodes.pop("nodes")
+    try:
+        with _progress.runs_bar(asked.name) as how["progress"]:
+            if cluster or scheduler:
+                from joulemeter import cluster as clusters
 
-            tally = clusters.run_plan(client, output, asked, **how)
-    else:
-        tally = sweep.sweep(output, asked, **how)
+                with _client(cluster, scheduler, nodes) as client:
+                    tally = clusters.run_plan(client, output, asked, **how)
+            else:
+                tally = sweep.sweep(output, asked, **how)
+    except KeyboardInterrupt:
+        click.echo(f"stopped: {output} keeps the runs that are done; the same command goes on", err=True)
+        raise
     if as_json:
         click.echo(json.dumps({"dataset": str(output), "tables": origins, **tally.to_json()}))
         return
@@ -112,9 +117,13 @@ def _foretell(asked: Plan, cost: Cost, as_json: bool) -> None:
         return
     for why, count in asked.rejected.items():
         click.echo(f"rejected: {count} × {why}")
-    click.echo(f"{asked.name}: {asked.distinct} configurations, {cost.runs} runs to do")
+    click.echo(f"{asked.name}: {_count(asked.distinct, 'configuration')}, {_count(cost.runs, 'run')} to do")
     time, energy = units.seconds(cost.time_s), units.joules(cost.energy_j)
     click.echo(f"about {time} and {energy} on this machine (rough: within a factor of three)")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _client(address: str | None, scheduler: Any, nodes: dict[str, Any]) -> Any:
