@@ -202,8 +202,8 @@ def batch(scheduler: Scheduler, nodes: Nodes) -> Any:
     # To Dask a node is one core, for it is to do one run at a time; the scheduler is asked for all of them.
     kinds = {"slurm": SLURMCluster, "pbs": PBSCluster}
     alone = {"slurm": "--exclusive", "pbs": "-l place=excl"}
-    memory = pbs_format_bytes_ceil(parse_bytes(nodes.memory))
-    node = {
+    memory = pbs_format_bytes_ceil(parse_bytes(nodes.memory))  # type: ignore[no-untyped-call]
+    node: dict[Scheduler, dict[str, Any]] = {
         "slurm": {"job_cpu": nodes.cores},
         "pbs": {"resource_spec": f"select=1:ncpus={nodes.cores}:mem={memory}"},
     }

@@ -68,6 +68,8 @@ def command(
         click.echo(f"filtered: {count} × {reason}")
     for each in report.filtered[:10]:
         click.echo(f"  {each.name or each.device}: {each.reason}")
+    if len(report.filtered) > 10:
+        click.echo(f"  … and {len(report.filtered) - 10} more; --json names all")
     if report.no_idle:
         click.echo(f"note: idle power is not known for {report.no_idle} runs", err=True)
 
