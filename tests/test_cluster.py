@@ -7,7 +7,7 @@ import time
 import pytest
 
 from joulemeter import cluster, dataset, plan
-from joulemeter.errors import UsageError
+from joulemeter.errors import DatasetError, UsageError
 from test_sweep import said
 
 distributed = pytest.importorskip("distributed")
@@ -162,3 +162,17 @@ def test_runs_on_a_worker_have_the_threads_that_they_have_without_dask(tmp_path,
     assert "OMP_NUM_THREADS" not in given[0]
     assert given[0]["MKL_NUM_THREADS"] == "6"
     assert given[0]["PATH"] == os.environ["PATH"]
+
+
+class _Cancelled:
+    """A future whose scheduler is gone."""
+
+    def cancelled(self):
+        return True
+
+
+def test_a_lost_scheduler_is_said_with_the_remedy(tmp_path) -> None:
+    from joulemeter.trial import Job
+
+    with pytest.raises(DatasetError, match=r"the scheduler was lost.*goes on where it was"):
+        cluster._finished(_Cancelled(), tmp_path, Job(PLAN.configurations[0], tmp_path))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from joulemeter import dataset, storage, sweep, training_data
-from joulemeter.errors import UsageError
+from joulemeter.errors import DatasetError, UsageError
 from joulemeter.plan import Plan
 from joulemeter.record import Record
 from joulemeter.storage import Where
@@ -139,6 +139,8 @@ def _recorded(folder: Where, job: Job) -> Record | None:
 def _finished(future: Any, folder: Where, job: Job) -> Record:
     from distributed import KilledWorker
 
+    if future.cancelled():
+        raise DatasetError(f"{folder}: the scheduler was lost", "the same command: it goes on where it was")
     error = future.exception()
     if error is None:
         return sweep.record_of(job.configuration, future.result())
