@@ -197,3 +197,36 @@ def test_an_unknown_zone_is_a_line_and_a_run_that_was_not_seen_is_not_called_fil
         join.join(tmp_path / "m.csv", tmp_path / "r.csv", tmp_path / "o", join.Columns(zone="Nowhere/Land"))
     tally = join.join(tmp_path / "m.csv", tmp_path / "r.csv", tmp_path / "o", join.Columns())
     assert (tally.too_little_seen, tally.gaps) == (1, 0)
+
+
+def test_meters_and_runs_have_column_names_and_units_of_their_own(tmp_path) -> None:
+    (tmp_path / "pdu.csv").write_text(
+        "ts,outlet,W\n" + "".join(f"{1000 * t},n1,100\n" for t in range(0, 601, 10))
+    )
+    (tmp_path / "runs.csv").write_text("where,start,end\nn1,60,160\n")
+    meter = ["--time", "ts", "--power", "W", "--host", "outlet", "--unit", "ms"]
+    runs = ["--run-host", "where", "--run-unit", "s"]
+    found = join_into(tmp_path, [*meter, *runs])
+    assert [record.energy_j for record in found] == [pytest.approx(10_000)]
+
+
+def test_a_sweep_is_joined_by_its_own_host_and_seconds_whatever_the_meter_calls_them(tmp_path) -> None:
+    from joulemeter.record import Record
+
+    (tmp_path / "pdu.csv").write_text(
+        "ts,outlet,W\n" + "".join(f"{1000 * t},n1,100\n" for t in range(0, 601, 10))
+    )
+    facts = {"host": "n1", "start": 60.0, "end": 160.0}
+    dataset.append(
+        tmp_path / "runs.csv", [Record(level="run", family="mlp", origin="estimated", facts=facts)]
+    )
+    found = join_into(tmp_path, ["--time", "ts", "--power", "W", "--host", "outlet", "--unit", "ms"])
+    assert [record.energy_j for record in found] == [pytest.approx(10_000)]
+
+
+def join_into(folder, options):
+    """The records of ``joulemeter join pdu.csv runs.csv``."""
+    where = [str(folder / name) for name in ("pdu.csv", "runs.csv")]
+    result = CliRunner().invoke(command, [*where, "-o", str(folder / "joined"), *options])
+    assert result.exit_code == 0, result.output
+    return dataset.read(folder / "joined").records

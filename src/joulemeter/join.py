@@ -42,6 +42,8 @@ class Columns:
 
     ``zone`` is that of times without an offset ("UTC", "America/Denver"); "" refuses such times. ``unit`` is
     that of times that are numbers (since 1970). ``duration`` names a column of seconds in place of ``end``.
+    ``run_host``, ``run_unit`` and ``run_zone`` are the runs' where they differ; a data set has its own of the
+    first two: ``host`` and seconds.
     """
 
     time: str = "time"
@@ -52,6 +54,8 @@ class Columns:
     duration: str = ""
     zone: str = ""
     run_zone: str = ""
+    run_host: str = ""
+    run_unit: str = ""
     unit: str = "s"
     separator: str = ","
     """Between the hosts of a run of several nodes."""
@@ -390,15 +394,18 @@ def _runs(path: Where, columns: Columns) -> polars.DataFrame:
 
     table = _run_table(path)
     finish = columns.duration or columns.end
-    _need(table.columns, (columns.host, columns.start, finish), path)
+    ours = _is_dataset(path)
+    host = columns.run_host or ("host" if ours else columns.host)
+    unit = columns.run_unit or ("s" if ours else columns.unit)
+    _need(table.columns, (host, columns.start, finish), path)
     zone = columns.run_zone or columns.zone
-    start = _seconds(table.schema[columns.start], columns.start, zone, columns.unit)
+    start = _seconds(table.schema[columns.start], columns.start, zone, unit)
     end = (
         start + polars.col(columns.duration).cast(polars.Float64)
         if columns.duration
-        else _seconds(table.schema[columns.end], columns.end, zone, columns.unit)
+        else _seconds(table.schema[columns.end], columns.end, zone, unit)
     )
-    hosts = polars.col(columns.host).cast(polars.String).str.split(columns.separator)
+    hosts = polars.col(host).cast(polars.String).str.split(columns.separator)
     table = table.with_columns(
         polars.int_range(polars.len()).alias("_run"), hosts.alias("_host"), hosts.list.len().alias("_nodes"),
         start.alias("_start"), end.alias("_end"),
@@ -411,13 +418,19 @@ def _runs(path: Where, columns: Columns) -> polars.DataFrame:
     return table.drop_nulls("_host")
 
 
+def _is_dataset(where: Where) -> bool:
+    from joulemeter import dataset
+
+    return storage.is_url(where) or dataset.is_dataset(where)
+
+
 def _run_table(where: Where) -> polars.DataFrame:
     import polars
 
     from joulemeter import dataset
 
     try:
-        if storage.is_url(where) or dataset.is_dataset(where):
+        if _is_dataset(where):
             rows = [{"name": r.name, "device": r.device, **r.facts} for r in dataset.read(where).records]
             return polars.from_dicts(rows, infer_schema_length=None)
         path = Path(where)

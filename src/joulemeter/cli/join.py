@@ -26,13 +26,18 @@ PATH = click.Path(path_type=Path)
 @click.option("--gap", help="A longer stretch without a sample was not seen. Default: three periods.")
 @click.option("--time", default="time", show_default=True, help="Column of the meter's times.")
 @click.option("--power", default="power_w", show_default=True, help="Column of watts.")
-@click.option("--host", default="host", show_default=True, help="Column of hosts, in METERS and RUNS.")
+@click.option("--host", default="host", show_default=True, help="Column of hosts, in METERS and in RUNS.")
+@click.option("--run-host", default="", help="The same in RUNS, where it differs. A data set's is host.")
 @click.option("--start", default="start", show_default=True, help="Column of the runs' starts.")
 @click.option("--end", default="end", show_default=True, help="Column of the runs' ends.")
 @click.option("--duration", default="", help="Column of the runs' seconds, in place of --end.")
 @click.option(
     "--unit", type=click.Choice(["s", "ms", "us", "ns"]), default="s", show_default=True,
     help="Unit of times that are numbers, since 1970.",
+)  # fmt: skip
+@click.option(
+    "--run-unit", default="", type=click.Choice(["", "s", "ms", "us", "ns"]), metavar="[s|ms|us|ns]",
+    help="The same of RUNS, where it differs. A data set's is s.",
 )  # fmt: skip
 @click.option("--separator", default=",", show_default=True, help="Between the hosts of one run.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
