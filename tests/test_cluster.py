@@ -176,3 +176,23 @@ def test_a_lost_scheduler_is_said_with_the_remedy(tmp_path) -> None:
 
     with pytest.raises(DatasetError, match=r"the scheduler was lost.*goes on where it was"):
         cluster._finished(_Cancelled(), tmp_path, Job(PLAN.configurations[0], tmp_path))
+
+
+def test_jobs_are_asked_for_again_while_the_sweep_lasts(monkeypatch) -> None:
+    """Dask submits a job that reached its wall time when it is asked to scale the next time, not before."""
+    import threading
+
+    monkeypatch.setattr(cluster, "AGAIN_S", 0.001)
+    asked, thrice = [], threading.Event()
+
+    class Batch:
+        def scale(self, jobs):
+            asked.append(jobs)
+            if len(asked) == 3:
+                thrice.set()
+
+    with cluster._scaled(Batch(), 7):
+        assert thrice.wait(60)
+    count = len(asked)
+    assert set(asked) == {7}
+    assert len(asked) == count

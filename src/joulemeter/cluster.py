@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 RESOURCE = "joulemeter"
+AGAIN_S = 30.0
+"""How often a batch scheduler's jobs are counted, and lost ones submitted again."""
 Scheduler = Literal["slurm", "pbs"]
 
 
@@ -187,12 +190,34 @@ def connected(address: str) -> Iterator[Client]:
 
 @contextmanager
 def submitted(scheduler: Scheduler, nodes: Nodes) -> Iterator[Client]:
-    """A client of workers that are jobs of a batch scheduler, one a node; the jobs end with the block."""
+    """A client of workers that are jobs of a batch scheduler, one a node; the jobs end with the block.
+
+    A job that ended before (its wall time, a node that failed) is submitted again.
+    """
     from distributed import Client
 
     with batch(scheduler, nodes) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
-        cluster.scale(jobs=nodes.count)
-        yield client
+        with _scaled(cluster, nodes.count):
+            yield client
+
+
+@contextmanager
+def _scaled(cluster: Any, jobs: int) -> Iterator[None]:
+    """Asks for so many jobs, again and again: Dask submits one that ended when it is asked next."""
+    over = threading.Event()
+
+    def ask() -> None:
+        cluster.scale(jobs=jobs)
+        while not over.wait(AGAIN_S):
+            cluster.scale(jobs=jobs)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        asking.join()
 
 
 def batch(scheduler: Scheduler, nodes: Nodes) -> Any:
