@@ -196,9 +196,12 @@ def submitted(scheduler: Scheduler, nodes: Nodes) -> Iterator[Client]:
     """
     from distributed import Client
 
-    with batch(scheduler, nodes) as cluster, Client(cluster) as client:  # type: ignore[no-untyped-call]
-        with _scaled(cluster, nodes.count):
-            yield client
+    with (
+        batch(scheduler, nodes) as cluster,
+        Client(cluster) as client,  # type: ignore[no-untyped-call]
+        _scaled(cluster, nodes.count),
+    ):
+        yield client
 
 
 @contextmanager
