@@ -2,8 +2,8 @@
 
     python benchmarks/kill_points.py [KILLS] [SEED]
 
-Each kill hits ``joulemeter sweep`` somewhere between its start and six seconds later: in its imports, in a run, in a
-write. A second part kills the writer of records alone, every few milliseconds of a loop that does nothing but append.
+Each kill hits ``joulemeter sweep`` somewhere between its start and three times what its first record took: in its
+imports, in a run, in a write. A second part kills the writer of records alone, every few milliseconds of a loop that does nothing but append.
 """
 
 from __future__ import annotations
@@ -54,16 +54,28 @@ def killed_after(command: list[str], delay_s: float, *, ready: bool = False) -> 
     process.wait()
 
 
+def first_record_s(command: list[str], folder: Path) -> float:
+    """From the start of ``command`` to its first record, on this machine as it is; then it is killed."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    began = time.monotonic()
+    while not (dataset.is_dataset(folder) and dataset.parts(folder) - {"0-start"}):
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    return time.monotonic() - began
+
+
 def sweeps(kills: int, chance: random.Random) -> None:
     """Kills the sweep, and looks after each kill at what is there."""
     with tempfile.TemporaryDirectory() as name:
         plan, folder = Path(name) / "kills.toml", Path(name) / "data"
         plan.write_text(PLAN)
         command = [sys.executable, "-m", "joulemeter", "sweep", str(plan), "-o", str(folder), "--offline"]
-        before: set[str] = set()
+        longest_s = 3 * first_record_s(command, folder)
+        before = set(keys(folder))
         lost = twice = grew = 0
         for _ in range(kills):
-            killed_after(command, chance.uniform(0.05, 6.0))
+            killed_after(command, chance.uniform(0.01, longest_s))
             now = keys(folder) if dataset.is_dataset(folder) else []
             lost += len(before - set(now))
             twice += len(now) - len(set(now))
