@@ -150,6 +150,15 @@ def test_no_time_of_a_series_is_below_zero_in_print() -> None:
     assert "(0 s – 4.20 s)" in shown
 
 
+def test_one_run_has_no_mean_and_no_scatter_in_print() -> None:
+    one = repeated([5.0])
+    shown = repeated_text.text(
+        series.Series(Path("s"), (), energies=(around(5, 1),), energy_j=one, time_s=one, notes=())
+    )
+    assert "mean  not known by one run" in shown
+    assert "inf" not in shown
+
+
 def test_runs_of_different_origin_are_not_compared(runs: Path, tmp_path: Path) -> None:
     run_json = runs / "again" / "run.json"
     header = json.loads(run_json.read_text())
