@@ -79,6 +79,18 @@ def test_a_second_bench_goes_on_and_repeats_nothing(built: Path) -> None:
     assert len(keys) == len(set(keys))
 
 
+def test_what_was_timed_before_an_interrupt_is_kept_and_gone_on_with(tmp_path: Path) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.bench(tmp_path / "data", PLAN, Machine(), progress=stop)
+    kept = len(dataset.read(tmp_path / "data"))
+    assert kept > 0
+    bench.bench(tmp_path / "data", PLAN, Machine(), resume=True)
+    assert len(dataset.read(tmp_path / "data")) > kept
+
+
 def test_a_data_set_of_another_device_is_not_gone_on_with(built: Path, tmp_path: Path) -> None:
     folder = tmp_path / "other"
     dataset.append(folder, [replace(dataset.read(built).records[0], device="cpu-elsewhere")])

@@ -123,16 +123,20 @@ def bench(
                 progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
         log.flush()
 
-    drawn(ADAPTIVE_FROM * alone)
-    drawn(alone)
-    for definition in _definitions(plan, done):
-        if spent() >= 1 and tally.models:  # what was asked for is there at least once
-            break
-        log.network(definition, done, tally)
-        if progress:
-            progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
-    log.flush()
-    drawn(1.0)  # where all networks are there already
+    try:
+        drawn(ADAPTIVE_FROM * alone)
+        drawn(alone)
+        for definition in _definitions(plan, done):
+            if spent() >= 1 and tally.models:  # what was asked for is there at least once
+                break
+            log.network(definition, done, tally)
+            if progress:
+                progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
+        log.flush()
+        drawn(1.0)  # where all networks are there already
+    except KeyboardInterrupt:
+        log.flush()  # what was timed is kept: --resume goes on from there
+        raise
     _write_device(folder, this, rules)
     if dataset.is_dataset(folder):
         dataset.write_card(folder)

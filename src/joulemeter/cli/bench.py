@@ -68,7 +68,11 @@ def command(
     )
     specs = sources.split_specs(source) if source else None
     with machine(specs, bench.period_s(specs)) as stage:
-        tally = bench.bench(output, plan, stage, resume, _shown if sys.stderr.isatty() else None)
+        try:
+            tally = bench.bench(output, plan, stage, resume, _shown if sys.stderr.isatty() else None)
+        except KeyboardInterrupt:
+            click.echo(f"\nstopped; {output} holds what was timed so far: --resume goes on", err=True)
+            raise
     if sys.stderr.isatty():
         click.echo("\r\x1b[K", nl=False, err=True)
     if as_json:
