@@ -73,6 +73,9 @@ def _ledger(
     with ThreadPoolExecutor(1) as beside:
         times = beside.submit(_site_times, occupancy)
         rails, entries = _rails(timelines, occupancy, rule, report)
+    for place, timeline in enumerate(timelines):
+        if timeline.others > 0:
+            rails[place], entries[place] = _disturbed(timeline, rails[place], entries[place], times.result())
     return Ledger(tuple(rails), _site_ledgers(occupancy, times.result(), entries))
 
 
@@ -116,6 +119,46 @@ def _site_ledgers(
         )
         for at, site in enumerate(occupancy.sites)
     )
+
+
+def _disturbed(
+    timeline: Timeline, rail: RailLedger, entries: Sequence[SiteRail], times: tuple[Floats, Floats]
+) -> tuple[RailLedger, list[SiteRail]]:
+    """Intervals that know of other programs' load.
+
+    What they drew is part of the power at idle, in proportion to the processors they took; while sites ran it
+    may have been anything from none to twice of that (a uniform distribution). A processor that is full hides
+    what a site draws: there it took the place of others. So each second of a site is that much less sure.
+    """
+    seen_s = (int(timeline.t_ns[-1]) - int(timeline.t_ns[0])) / 1e9 if len(timeline.t_ns) > 1 else 0.0
+    if not seen_s > 0 or math.isnan(rail.idle.energy_j):
+        return rail, list(entries)
+    half_w = 1.96 * timeline.others / math.sqrt(3) * rail.idle.energy_j / seen_s
+    most_j = rail.energy.high_j
+
+    def wider(energy: Energy, seconds: float) -> Energy:
+        """The energy with its interval, wider by what others may have drawn in ``seconds``."""
+        up = math.hypot(energy.high_j - energy.energy_j, half_w * seconds)
+        down = math.hypot(energy.energy_j - energy.low_j, half_w * seconds)
+        high = max(energy.high_j, min(energy.energy_j + up, most_j))
+        return Energy(energy.energy_j, max(0.0, energy.energy_j - down), high)
+
+    whole_s, alone_s = times
+    made = []
+    for at, each in enumerate(entries):
+        group = [at, *each.confounded_with]
+        joint_s = float(sum(alone_s[i] for i in group if i < len(alone_s)))
+        own = wider(each.exclusive, float(alone_s[at]))
+        made.append(
+            replace(
+                each,
+                resolved=each.resolved and is_resolved(own),
+                exclusive=own,
+                inclusive=wider(each.inclusive, float(whole_s[at])),
+                joint=None if each.joint is None else wider(each.joint, joint_s),
+            )
+        )
+    return replace(rail, idle=wider(rail.idle, min(seen_s, float(alone_s.sum())))), made
 
 
 def _unmeasured(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:

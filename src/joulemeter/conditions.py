@@ -68,6 +68,14 @@ def _number(path: Path) -> int | None:
         return None
 
 
+def others_share(before: Conditions, after: Conditions, cpus: int) -> float:
+    """The share of the machine's processors that other processes took between two looks, 0 to 1; 0 where the
+    machine does not tell."""
+    elapsed_s = (after.t_ns - before.t_ns) / 1e9
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    return min(1.0, max(0.0, others_s / (elapsed_s * cpus))) if elapsed_s > 0 and others_s > 0 else 0.0
+
+
 def remarks(before: Conditions, after: Conditions, cpus: int) -> list[str]:
     """What of the conditions between two looks may have disturbed a measurement, in words."""
     elapsed_s = (after.t_ns - before.t_ns) / 1e9
@@ -77,7 +85,7 @@ def remarks(before: Conditions, after: Conditions, cpus: int) -> list[str]:
     if elapsed_s > 0 and others / elapsed_s > 0.05 + 0.02 * cpus:
         notes.append(
             f"other processes used {100 * others / elapsed_s:.0f} % of one core meanwhile: what they drew "
-            "stands under idle or in the sites, and intervals do not know of it; measure on a machine at rest"
+            "stands under idle or in the sites, and widens their intervals; measure on a machine at rest"
         )
     if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
         notes.append(f"the processor was slowed for heat {after.throttled - before.throttled} times")

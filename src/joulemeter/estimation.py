@@ -28,6 +28,7 @@ from joulemeter.noise import Extra, Gram, Noise, fit_noise, gram, no_extra, rais
 from joulemeter.occupancy import Occupancy
 from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
+from joulemeter.reading import Rail
 from joulemeter.response import Found
 from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, curve, likelihood, paced, steps_of
 from joulemeter.timeline import Timeline
@@ -121,11 +122,18 @@ def estimate(
         run = _fitted(made, guess, idle, seconds, call_s, kept, run)
         report(0.6 + 0.05 * (shift + 1))
     score = guess.score
-    if timeline.rail.kind == "counter" and len(timeline.t_ns) > 8 and len(occupancy) < MANY:
+    rail = timeline.rail
+    if _ticks_tell(rail) and len(timeline.t_ns) > 8 and len(occupancy) < MANY:
         run, response, score = _with_ticks(
             timeline, run, Matter(kept, gap, idle.knots_ns, seconds, call_s), idle, response, guess
         )
     return replace(_spread_out(run, kept, occupancy, own, seen, idle, response), score=score)
+
+
+def _ticks_tell(rail: Rail) -> bool:
+    """Whether a counter's ticks are worth following: an estimate's are those of the system's clock, and its
+    joules are not known to a tenth."""
+    return rail.kind == "counter" and rail.origin != "estimated"
 
 
 def _with_ticks(

@@ -86,8 +86,17 @@ class Run:
         for rail in self.rails:
             mine = self.reading_rail == rail.id
             read = timeline.from_readings(rail, self.reading_t_ns[mine], self.reading_value[mine])
+            if rail.source in _OF_PROCESSORS:
+                read = replace(read, others=self.others)
             made.append(read if self.end_ns is None else read.until(self.end_ns))
         return made
+
+    @property
+    def others(self) -> float:
+        """The share of the processors that other programs took; 0 where the folder does not tell."""
+        program = self.header.get("program")
+        share = program.get("others", 0.0) if isinstance(program, dict) else 0.0
+        return float(share) if isinstance(share, int | float) and 0 <= share <= 1 else 0.0
 
     def ledger(self, progress: Progress | None = None) -> Ledger:
         """Where the joules went, with what befell the recording among the ledger's notes."""
@@ -99,6 +108,10 @@ class Run:
         else:
             ledger = attribute(self.timelines(), self.sites, self.spans, progress)
         return replace(ledger, notes=(*ledger.notes, *self.header.get("notes", ())))
+
+
+_OF_PROCESSORS = ("rapl", "estimate")
+"""Sources whose rails feed processors, and so whatever else runs on them."""
 
 
 # ── a folder to record into ──────────────────────────────────────────────────────────────────────────

@@ -70,7 +70,12 @@ def supervise(
     time.sleep(idle_s)
     account, notes = sampler.stop()
     notes += conditions.remarks(before, after, os.cpu_count() or 1)
-    stretch = {"start_ns": started_ns, "end_ns": ended_ns, "cpu_s": after.own_s - before.own_s}
+    stretch = {
+        "start_ns": started_ns,
+        "end_ns": ended_ns,
+        "cpu_s": after.own_s - before.own_s,
+        "others": conditions.others_share(before, after, os.cpu_count() or 1),
+    }
     facts = _facts(made, status, account, notes, stretch)
     try:
         return Outcome(made, run.finish(made, facts), status)

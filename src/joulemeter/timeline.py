@@ -43,7 +43,8 @@ class Timeline:
     ``t_ns`` int64 (n,), strictly increasing; ``energy_j`` float64 (n,), never decreasing, zero at the
     first sample. Over an interval of ``unknown`` (bool (n−1,)) the energy was not seen: ``energy_j``
     stands still there, and whoever sums must leave it out and say so. ``failed`` counts readings that
-    did not answer.
+    did not answer. ``others`` is the share of the processors that other programs took meanwhile, on a rail
+    that feeds processors: what they drew in the stretches that show idle they may not have drawn later.
     """
 
     rail: Rail
@@ -52,6 +53,7 @@ class Timeline:
     unknown: NDArray[np.bool_]
     gaps: tuple[Gap, ...]
     failed: int
+    others: float = 0.0
 
     def until(self, end_ns: int) -> Timeline:
         """This, with a gap after the last reading where that lies long before ``end_ns``: nobody read on."""
