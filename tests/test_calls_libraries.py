@@ -71,6 +71,27 @@ def gated(tmp_path: Path, source: str, apis: tuple[str, ...] = ()) -> dict[str, 
     return space
 
 
+def test_a_compiler_of_bytecode_that_is_metered_is_given_the_authors_code(tmp_path: Path) -> None:
+    pytest.importorskip("numba")
+    source = """
+import numba
+@numba.njit
+def total(n):
+    s = 0
+    for i in range(n):
+        s += abs(i - 3)
+    return s
+@numba.njit(fastmath=True)
+def more(n):
+    return total(n) + len("ab")
+found = total(10), more(4)
+"""
+    space = gated(tmp_path, source, ("numba",))
+    assert space["found"] == (27, 8)
+    space["recorder"].close()
+    assert {"numba.jit(total)", "numba.jit(more)"} <= {site["name"] for site in sites(tmp_path)}
+
+
 def test_a_function_copied_by_value_works_where_joulemeter_is_not(tmp_path: Path) -> None:
     cloudpickle = pytest.importorskip("cloudpickle")
     space = gated(

@@ -107,8 +107,8 @@ class Judge:
 
     def function(self, module: str, qualname: str | None, callee: Any) -> Any:
         """The API name of a function of a module that ``module`` let pass; None: not metered."""
-        if self._reads(module):
-            return READER
+        if module.partition(".")[0] in tracing.READERS:
+            return READER  # metered or not: what it is handed has to be the author's code
         if isinstance(callee, types.FunctionType) and renamed(callee):
             return PER_OBJECT
         name = qualname or str(getattr(callee, "__name__", ""))

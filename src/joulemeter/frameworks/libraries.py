@@ -66,6 +66,7 @@ ALSO: dict[str, tuple[str, ...]] = {
     "tensorflow": ("keras", "_pywrap_tensorflow"),
     "lightning": ("pytorch_lightning", "lightning_fabric"),
     "numpy": ("_multiarray_umath",),
+    "numba": ("_dispatcher",),
 }
 """Packages that implement what another one offers."""
 
