@@ -84,8 +84,8 @@ def remarks(before: Conditions, after: Conditions, cpus: int) -> list[str]:
     # A twentieth of one core is what a desktop at rest does by itself.
     if elapsed_s > 0 and others / elapsed_s > 0.05 + 0.02 * cpus:
         notes.append(
-            f"other processes used {100 * others / elapsed_s:.0f} % of one core meanwhile: what they drew "
-            "stands under idle or in the sites, and widens their intervals; measure on a machine at rest"
+            f"other processes used {100 * others / elapsed_s:.0f} % of one core meanwhile, and what they "
+            "drew cannot be told from the rest: measure on a machine at rest"
         )
     if before.throttled is not None and after.throttled is not None and after.throttled > before.throttled:
         notes.append(f"the processor was slowed for heat {after.throttled - before.throttled} times")
