@@ -33,6 +33,7 @@ WORLD = {
     "aten",
     "traced",
     "onnx_operators",
+    "flatbuffer",
     "subnormal",
     "composition",
 }

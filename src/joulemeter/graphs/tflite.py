@@ -1,4 +1,4 @@
-"""TFLite (LiteRT): a flatbuffer read in place, every offset checked, into kernels.
+"""TFLite (LiteRT) flatbuffers into kernels.
 
 Images are batch × height × width × channels there; they are turned into the order of every other format, so
 that a layer is the same kernel. Field numbers are those of TensorFlow's schema.fbs (version 3).
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from joulemeter import layers, subnormal
+from joulemeter import flatbuffer, layers, subnormal
 from joulemeter.errors import GraphError
+from joulemeter.flatbuffer import Table
 from joulemeter.graphs import MAX_NODES, Shapes, shape_of
 from joulemeter.kernel import DTYPE_BYTES, Kernel
 from joulemeter.network import Network, Node
@@ -56,62 +57,6 @@ _FUSED = {1: "relu", 3: "relu6", 4: "tanh"}
 Shape = tuple[int, ...]
 
 
-class _Table:
-    """A flatbuffer table: fields by number, absent ones by their default."""
-
-    def __init__(self, data: bytes, at: int) -> None:
-        self.data, self.at = data, at
-        self.vtable = at - struct.unpack_from("<i", data, at)[0]
-        if self.vtable < 0:
-            raise struct.error("a table's layout lies before the file")
-        self.size = struct.unpack_from("<H", data, self.vtable)[0]
-
-    def offset(self, number: int) -> int:
-        """Where field ``number`` lies; 0 where it is absent."""
-        place = 4 + 2 * number
-        if place + 2 > self.size:
-            return 0
-        relative = struct.unpack_from("<H", self.data, self.vtable + place)[0]
-        return self.at + int(relative) if relative else 0
-
-    def number(self, number: int, code: str = "<i", otherwise: int = 0) -> int:
-        """A scalar field."""
-        at = self.offset(number)
-        return int(struct.unpack_from(code, self.data, at)[0]) if at else otherwise
-
-    def _vector(self, number: int) -> tuple[int, int]:
-        """Where the items of a vector begin, and how many there are."""
-        at = self.offset(number)
-        if not at:
-            return 0, 0
-        start = at + int(struct.unpack_from("<I", self.data, at)[0])
-        count = int(struct.unpack_from("<I", self.data, start)[0])
-        if count > len(self.data):
-            raise struct.error(f"a vector of {count} items")
-        return start + 4, count
-
-    def numbers(self, number: int, code: str = "i") -> tuple[int, ...]:
-        """A vector of scalars."""
-        start, count = self._vector(number)
-        return struct.unpack_from(f"<{count}{code}", self.data, start) if count else ()
-
-    def tables(self, number: int) -> list[_Table]:
-        """A vector of tables."""
-        start, count = self._vector(number)
-        places = [start + 4 * i for i in range(count)]
-        return [_Table(self.data, at + int(struct.unpack_from("<I", self.data, at)[0])) for at in places]
-
-    def table(self, number: int) -> _Table | None:
-        """A table field."""
-        at = self.offset(number)
-        return _Table(self.data, at + int(struct.unpack_from("<I", self.data, at)[0])) if at else None
-
-    def text(self, number: int) -> str:
-        """A string field."""
-        start, count = self._vector(number)
-        return self.data[start : start + count].decode("utf-8", "replace")
-
-
 @dataclass(frozen=True, slots=True)
 class _Tensor:
     name: str
@@ -127,9 +72,10 @@ class _Tensor:
 
 
 def read(target: str, shapes: Shapes) -> Network:
-    """The network in the ``.tflite`` file ``target`` (its first subgraph). Raises GraphError where it is
-    torn, of
-    control flow, or left open in a size."""
+    """The network in the ``.tflite`` file ``target`` (its first subgraph).
+
+    Raises GraphError where it is torn, of control flow, or left open in a size.
+    """
     path = Path(target)
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -146,7 +92,7 @@ def read(target: str, shapes: Shapes) -> Network:
 
 
 def _network(target: str, data: bytes, shapes: Shapes) -> Network:
-    model = _Table(data, struct.unpack_from("<I", data, 0)[0])
+    model = flatbuffer.root(data)
     graphs = model.tables(2)
     if not graphs:
         raise GraphError(f"{target}: holds no graph")
@@ -155,7 +101,7 @@ def _network(target: str, data: bytes, shapes: Shapes) -> Network:
     if len(operators) > MAX_NODES:
         raise GraphError(f"{target}: has {len(operators)} nodes, more than {MAX_NODES}")
     buffers = model.tables(4)
-    if any(start + count > len(data) for start, count in (each._vector(0) for each in buffers)):
+    if any(start + count > len(data) for start, count in (each.vector(0) for each in buffers)):
         raise struct.error("weights reach beyond the end")
     tensors = [_tensor(each, buffers) for each in graph.tables(0)]
     inputs = {
@@ -184,7 +130,7 @@ def _network(target: str, data: bytes, shapes: Shapes) -> Network:
     return Network(target, "tflite", tuple(nodes), inputs, parameters, tuple(notes))
 
 
-def _masks(data: bytes, ops: Sequence[_Op], buffers: Sequence[_Table]) -> dict[str, float]:
+def _masks(data: bytes, ops: Sequence[_Op], buffers: Sequence[Table]) -> dict[str, float]:
     """The share of subnormal exponentials of each constant that is added, and the one taken for each choice
     of a number of about minus a hundred."""
     found = {}
@@ -194,7 +140,7 @@ def _masks(data: bytes, ops: Sequence[_Op], buffers: Sequence[_Table]) -> dict[s
             single = math.prod(each.shape) == 1
             if each.dtype != "float32" or not _filled(each, buffers) or (chosen and not single):
                 continue
-            start, count = buffers[each.buffer]._vector(0)
+            start, count = buffers[each.buffer].vector(0)
             share = subnormal.share_of(np.frombuffer(data, "<f4", count // 4, start))
             if share:
                 found[str(op.out_ids[0] if chosen else i)] = subnormal.USUAL if chosen else share
@@ -205,17 +151,17 @@ def _whole(tensors: Sequence[_Tensor]) -> int:
     return sum(1 for each in tensors if each.dtype in ("int8", "uint8"))
 
 
-def _filled(tensor: _Tensor, buffers: Sequence[_Table]) -> bool:
-    return tensor.buffer < len(buffers) and buffers[tensor.buffer]._vector(0)[1] > 0
+def _filled(tensor: _Tensor, buffers: Sequence[Table]) -> bool:
+    return tensor.buffer < len(buffers) and buffers[tensor.buffer].vector(0)[1] > 0
 
 
-def _name(code: _Table) -> str:
+def _name(code: Table) -> str:
     # Files from before 127 operators have the code in the first field, newer ones in the last.
     number = max(code.number(0, "<b"), code.number(3))
     return f"custom {code.text(1)}" if number == 32 else _NAMES.get(number, f"operator {number}")
 
 
-def _tensor(table: _Table, buffers: Sequence[_Table]) -> _Tensor:
+def _tensor(table: Table, buffers: Sequence[Table]) -> _Tensor:
     shape, dtype, buffer = (
         table.numbers(0),
         _TYPES.get(table.number(1, "<b"), "float32"),
@@ -241,7 +187,7 @@ def _fixed(target: str, tensor: _Tensor, first: bool, shapes: Shapes) -> Shape:
 class _Op:
     """One TFLite operator as its handler sees it."""
 
-    def __init__(self, kind: str, table: _Table, tensors: Sequence[_Tensor], index: int) -> None:
+    def __init__(self, kind: str, table: Table, tensors: Sequence[_Tensor], index: int) -> None:
         self.kind, self.index = kind, index
         self.ids, self.out_ids = table.numbers(1), table.numbers(2)
         self.inputs = [tensors[i] for i in self.ids if i >= 0]
