@@ -220,13 +220,6 @@ def coarser(rows: Windows, every: int) -> Windows:
     )
 
 
-def spacing_ns(timeline: Timeline) -> int:
-    """The usual time between readings that say something new."""
-    if len(timeline.t_ns) < 2:
-        return max(int(timeline.rail.period_ns), 1)
-    return max(int(np.median(np.diff(timeline.t_ns))), 1)
-
-
 @dataclass(frozen=True, slots=True)
 class Design:
     """Windows with who ran in them.

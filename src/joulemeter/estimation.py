@@ -102,7 +102,7 @@ def estimate(
     explains of it. ``report`` is told the fraction done, as far as that is known beforehand."""
     response = guess.response
     own = own_seconds(occupancy)
-    kept = columns(occupancy, own, seen, float(np.median(np.diff(timeline.t_ns))) / 1e9)
+    kept = columns(occupancy, own, seen, timeline.spacing_ns / 1e9)
     call_s = np.append(call_seconds(kept.occupancy, own), 1e-3)
     call_s[:-1][kept.single] = np.minimum(call_s[:-1][kept.single], STEADY_S)
     span = np.array([seen.start_ns[0], seen.end_ns[-1]])
@@ -185,7 +185,7 @@ def _busiest(steps: Steps) -> slice:
 def _steps(timeline: Timeline, run: _Fit, matter: Matter, idle: Idle) -> tuple[Steps, Curve]:
     kept, gap = matter.kept, matter.gap
     site_w = run.powers.site
-    step_s = float(np.median(np.diff(timeline.t_ns))) / 1e9
+    step_s = timeline.spacing_ns / 1e9
     scatter = curve(kept.occupancy, gap, run.noise.variation * site_w**2 * np.minimum(run.call_s, step_s))
     knots_w = run.powers.mean[run.powers.columns :][: len(idle.mean_w)]
     steps = steps_of(timeline, idle.knots_ns, knots_w, scatter)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import linalg
 
-from joulemeter.design import Response, Stretches, Windows, hats, spacing_ns, windows
+from joulemeter.design import Response, Stretches, Windows, hats, windows
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _long_stretches(timeline: Timeline, busy: Stretches, response: Response) -> 
     """Stretches without spans that hold at least one of the meter's windows whole."""
     first, last = int(timeline.t_ns[0]) - response.lag_ns, int(timeline.t_ns[-1]) - response.lag_ns
     free = busy.complement(first, last)
-    least = max(int(1.2 * spacing_ns(timeline)) + response.window_ns, 50_000_000)
+    least = max(int(1.2 * timeline.spacing_ns) + response.window_ns, 50_000_000)
     return free.where(free.end_ns - free.start_ns >= least)
 
 

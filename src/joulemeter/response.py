@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import linalg, sparse
 
-from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns, spacing_ns
+from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns
 from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
 from joulemeter.occupancy import Occupancy, around, seconds_between
@@ -72,7 +72,7 @@ class Found:
 def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Found]:
     """Responses of a rail's meter, the likeliest first; ``idle_w`` is a first figure of idle power."""
     rail = timeline.rail
-    step = spacing_ns(timeline)
+    step = timeline.spacing_ns
     gauge = rail.kind == "gauge"
     told = stated(timeline)
     lag_known, window_known = rail.lag_ns is not None, not gauge or rail.window_ns is not None
@@ -97,7 +97,7 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
 def stated(timeline: Timeline) -> Response:
     """What the rail says of its response; where it does not: no lag, and a window as long as its period."""
     rail = timeline.rail
-    window = (rail.window_ns or rail.period_ns or spacing_ns(timeline)) if rail.kind == "gauge" else 0
+    window = (rail.window_ns or rail.period_ns or timeline.spacing_ns) if rail.kind == "gauge" else 0
     return Response(rail.lag_ns or 0, window)
 
 
@@ -258,12 +258,12 @@ class _Search:
         self.counter = timeline.rail.kind == "counter"
         self._idle_w = idle_w
         self._rows = _excerpt(timeline, occupancy)
-        longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * spacing_ns(timeline))
-        near = _nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * spacing_ns(timeline)))
+        longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * timeline.spacing_ns)
+        near = _nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * timeline.spacing_ns))
         columns = _busiest(occupancy)
         self._table = _Table(around(occupancy, near.start_ns, near.end_ns), columns, near)
         self._call_s = _group_calls(occupancy, columns)
-        self._noise = Noise(0.05**2, 0.1 * spacing_ns(timeline) / 1e9 if self.counter else 0.005)
+        self._noise = Noise(0.05**2, 0.1 * timeline.spacing_ns / 1e9 if self.counter else 0.005)
         self._usual = self._noise
         self._quantum = 0.0
 

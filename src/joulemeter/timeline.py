@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -36,7 +37,7 @@ class Gap:
     reason: GapReason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Timeline:
     """Cumulative energy of one rail.
 
@@ -63,6 +64,13 @@ class Timeline:
             return self
         gap = Gap(int(self.t_ns[-1]), end_ns, "not sampled")
         return replace(self, gaps=(*self.gaps, gap))
+
+    @cached_property
+    def spacing_ns(self) -> int:
+        """The usual time between readings that say something new; with too few, the rail's period."""
+        if len(self.t_ns) < 2:
+            return max(int(self.rail.period_ns), 1)
+        return max(int(np.median(np.diff(self.t_ns))), 1)
 
     @property
     def total_j(self) -> float:
