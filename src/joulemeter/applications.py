@@ -78,6 +78,7 @@ def detection(size: int = 300, classes: int = 91, anchors: int = 3) -> Call:
     photo = _photo()
 
     def call() -> torch.Tensor:
+        """The numbers of the boxes that one photo is left with."""
         out = head(features(_sized(photo, size))).reshape(1, anchors, classes + 4, -1).permute(0, 1, 3, 2)
         flat = out.reshape(-1, classes + 4)
         scores = functional.softmax(flat[:, 4:], -1)[:, 1:].amax(-1)
@@ -132,6 +133,7 @@ def segmentation(size: int = 257) -> Call:
     photo = _photo()
 
     def call() -> torch.Tensor:
+        """The class of each pixel of one photo."""
         found: torch.Tensor = module(_sized(photo, size))["out"]
         return functional.interpolate(found, photo.shape[:2], mode="bilinear").argmax(1)
 
@@ -147,6 +149,7 @@ def question_answering(tokens: int = 384, deep: int = 24) -> Call:
     passage = " ".join(WORDS[i % len(WORDS)] for i in range(tokens))
 
     def call() -> tuple[int, int]:
+        """Where the answer begins and ends in the passage."""
         ids = torch.tensor([[hash_of(word) for word in passage.split()]])
         begin, end = head(module(ids))[0].unbind(-1)
         # A begin and an end after it, likeliest together.
@@ -174,6 +177,7 @@ def speech(rate_hz: int = 16_000, words: int = 12) -> Call:
     window = torch.hann_window(480)
 
     def call() -> int:
+        """The command that one second of sound says."""
         power = torch.stft(sound, 512, 160, 480, window, return_complex=True).abs() ** 2
         bands = functional.adaptive_avg_pool2d(power.T[None, None], (98, 40))
         return int(module(torch.log(bands + 1e-6)).argmax())

@@ -95,6 +95,7 @@ def highest(
     some, spacing_ns = excerpt(steps, TRIED), float(np.median(np.diff(steps.t_ns)))
 
     def tried(pace: Ticks, begin: Start, least: float) -> Summit:
+        """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
     best, done = tried(ticks, start, -np.inf), [ticks]

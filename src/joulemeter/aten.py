@@ -185,6 +185,7 @@ def _group_norm(call: Call) -> Made:
 
 def _row_norm(family: str) -> Handler:
     def made(call: Call) -> Made:
+        """A norm of rows over the sizes that it is told."""
         features = math.prod(call.arguments["normalized_shape"])
         return [*_copies(call.first), layers.row_norm(family, call.first.shape, features, call.first.dtype)]
 
@@ -193,6 +194,7 @@ def _row_norm(family: str) -> Handler:
 
 def _activation(family: str) -> Handler:
     def made(call: Call) -> Made:
+        """The activation by its own name, in place where it was called so."""
         name = "gelu-tanh" if family == "gelu" and call.get("approximate") == "tanh" else family
         in_place = call.in_place and family in ("relu", "relu6", "hswish", "silu", "leaky-relu")
         return [layers.activation(name, call.first.shape, in_place, call.first.dtype)]
@@ -209,6 +211,7 @@ def _hardtanh(call: Call) -> Made:
 
 def _binary(family: str) -> Handler:
     def made(call: Call) -> Made:
+        """Two operands, of which the second may be a number."""
         x, other = call.first, call.get("other")
         if not isinstance(other, Tensor):
             return [layers.binary(family, x.shape, (), call.in_place, x.dtype)]
@@ -230,6 +233,7 @@ def _fill(call: Call) -> Made:
 
 def _pool(kind: str) -> Handler:
     def made(call: Call) -> Made:
+        """A window over the image, as its arguments say."""
         x = call.first
         dims = len(x.shape) - 2
         window = _list(call.arguments["kernel_size"], dims)
@@ -258,6 +262,7 @@ def _pool(kind: str) -> Handler:
 
 def _adaptive(kind: str) -> Handler:
     def made(call: Call) -> Made:
+        """A pool whose result has a given size; a reduction where that is no image."""
         x, out = call.first, call.results[0].shape[2:]
         if len(x.shape) != 4:
             return [layers.reduction(x.shape, math.prod(call.results[0].shape), x.dtype)]
@@ -341,6 +346,7 @@ def _recurrent(family: str) -> Handler:
     gates = {"lstm": 4, "gru": 3}[family]
 
     def made(call: Call) -> Made:
+        """Each layer and direction is a kernel of its own."""
         x, weights = call.arguments["input"], [w for w in call.arguments["params"] if len(w.shape) == 2]
         batch_first = bool(call.get("batch_first", False))
         batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])

@@ -294,6 +294,7 @@ def _above_idle(timeline: Timeline, response: Response, idle: Idle) -> tuple[flo
     origin, lag = timeline.t_ns[0], response.lag_ns
 
     def excess(some: Stretches) -> list[tuple[float, float]]:
+        """Joules above idle in each of ``some``, with their standard deviation."""
         made = []
         for start, end in zip(some.start_ns.tolist(), some.end_ns.tolist(), strict=True):
             low, high = np.interp(

@@ -106,6 +106,7 @@ def bench(
     tally, start = Tally(origin=origin(stage)), time.monotonic()
 
     def spent() -> float:
+        """The share of the budget that has passed."""
         return (time.monotonic() - start) / plan.budget_s
 
     log = Log(folder, this, plan, stage)
@@ -113,6 +114,7 @@ def bench(
     alone = 1.0 if plan.models is None else 1.0 - MODEL_SHARE
 
     def drawn(until: float) -> None:
+        """Benches kernels until ``until`` of the budget has passed."""
         samples = _samples(plan, done)
         if until > alone * ADAPTIVE_FROM and plan.budget_s >= _LONG_S and dataset.is_dataset(folder):
             samples = _least_known(samples, folder)

@@ -210,6 +210,7 @@ def _scaled(cluster: Any, jobs: int) -> Iterator[None]:
     over = threading.Event()
 
     def ask() -> None:
+        """Asks until told that it is over."""
         cluster.scale(jobs=jobs)
         while not over.wait(AGAIN_S):
             cluster.scale(jobs=jobs)

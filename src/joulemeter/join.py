@@ -181,6 +181,7 @@ class _Edges:
         summed = np.concatenate([[0.0], np.cumsum(whole)])
 
         def until(k: NDArray[np.int64], t_s: Floats) -> Floats:
+            """Joules up to ``t_s``, which lies in piece ``k``."""
             x = t_s - self.t_s[k]
             return np.asarray(summed[k] + first[k] * x + slope[k] * x**2 / 2)
 

@@ -112,6 +112,7 @@ class Compiler:
             self._gates.forget()
 
         def gate(index: int) -> Any:
+            """The gate of place ``index`` of the cell."""
             at = places[index]
             return self._gates.gate(at.kind, ("cell", at.line, at.column, at.function))
 

@@ -355,6 +355,7 @@ def prepare_code(plan: Plan, compiler: Compiler) -> Program:
     compiler.own(os.getcwd())
 
     def run(namespace: dict[str, Any]) -> None:
+        """Runs the program of ``-c``."""
         outermost(exec, compiler.code(plan.program, "<string>"), namespace)
 
     return Program([run], {"__loader__": BuiltinImporter, "__spec__": None})
@@ -386,6 +387,7 @@ def prepare_path(plan: Plan, compiler: Compiler) -> Program:
     source = read(path)
 
     def run(namespace: dict[str, Any]) -> None:
+        """Runs the script."""
         refuse_nulls(source, path)
         outermost(exec, compiler.code(source, path), namespace)
 
@@ -423,6 +425,7 @@ def cells(path: str, compiler: Compiler) -> Iterator[Callable[[dict[str, Any]], 
         linecache.cache[name] = (len(cell.source), None, cell.source.splitlines(keepends=True), name)
 
         def run(namespace: dict[str, Any], cell: Any = cell, name: str = name) -> None:
+            """Runs the cell; its values are bound now, as the loop goes on."""
             outermost(exec, compiler.cell(cell.source, name, path, cell.number), namespace)
 
         yield run

@@ -200,6 +200,7 @@ def metered(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        """The function as a span of the running meter, or metered alone."""
         if not _active:
             return _alone(name, function, args, kwargs)
         with _active[-1].span(name):

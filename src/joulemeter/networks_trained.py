@@ -79,6 +79,7 @@ def sequence(shape: str, depth: int, size: int, outputs: int) -> nn.Module:
         raise UsageError(f"'{shape}' reads no sequence", ", ".join(kinds))
 
     def count(steps: int) -> int:
+        """Parameters where a sequence has ``steps`` steps."""
         with torch.device("meta"):
             network = kinds[shape](steps * STEP, depth, outputs)
         return sum(each.numel() for each in network.parameters())

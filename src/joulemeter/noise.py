@@ -258,6 +258,7 @@ def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual:
     columns = [_stacked(design, powers, usual, extra, block, work=False) for block in blocks(len(design))]
 
     def loss(x: Floats) -> float:
+        """Minus the evidence of the log of variation and jitter, pulled to their usual values."""
         noise = Noise(*np.exp(np.clip(x, -25, 5)))
         pull = ((x - start) / np.array([1.5, 1.5])) ** 2 / 2
         sums = gram(design, powers, noise, extra, work=False, columns_of=columns)

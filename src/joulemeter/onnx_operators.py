@@ -128,6 +128,7 @@ def _elementwise(op: Op) -> Sequence[Kernel]:
 
 def _pool(kind: str) -> Handler:
     def made(op: Op) -> Sequence[Kernel]:
+        """A window over the image, as its attributes say."""
         x = op.shape(0)
         dims = len(x) - 2
         window = list(op.attribute("kernel_shape", [1] * dims))

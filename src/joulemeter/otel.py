@@ -59,6 +59,7 @@ def provider(watch: Watch, readers: Sequence[MetricReader]) -> MeterProvider:
     meter = made.get_meter(SCOPE)
 
     def of(value: Value) -> list[Callable[[Any], Iterable[Observation]]]:
+        """What is asked for ``value`` at each export."""
         return [lambda _: _observations(watch, value)]
 
     meter.create_observable_counter(

@@ -134,6 +134,7 @@ def _reasons(runs: _Runs, rules: Rules) -> Array:
     found = np.full(len(energy_j), "", dtype=object)
 
     def tell(rows: Array, say: Callable[[int], str]) -> None:
+        """Gives ``rows`` that have no reason yet the one that ``say`` finds."""
         for k in np.flatnonzero(rows & (found == "")):
             found[k] = say(int(k))
 

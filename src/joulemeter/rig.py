@@ -102,6 +102,7 @@ def _torch_call(kernel: Kernel, compiled: bool, device: str, cold_bytes: int) ->
     alive: deque[Any] = deque(maxlen=_alive(form))
 
     def call() -> None:
+        """The kernel on the next set of inputs; its result stays alive for a while."""
         with torch.inference_mode():
             alive.append(function(*inputs, *next(turn)))
 
@@ -113,6 +114,7 @@ def _written_anew(inputs: list[Any]) -> Call:
     numbers = [each for each in inputs if each.is_floating_point()]
 
     def produce() -> None:
+        """Touches every number once."""
         for each in numbers:
             each.mul_(1.0)
 
@@ -126,6 +128,7 @@ def _without_grad(
     import torch
 
     def bare() -> None:
+        """The kernel alone, where gradients are off already."""
         if torch.is_inference_mode_enabled():
             alive.append(function(*inputs, *next(turn)))
         else:
@@ -178,6 +181,7 @@ def _backward(function: Callable[..., Any], inputs: list[Any], sets: list[list[A
     turn = _around([list(each) for each in prepared])
 
     def call() -> None:
+        """The next graph's gradients alone."""
         results, leaves, grads = next(turn)
         torch.autograd.grad(results, leaves, grads, retain_graph=True, allow_unused=True)
 
@@ -211,6 +215,7 @@ def _onnx_call(kernel: Kernel, cold_bytes: int) -> Staged | None:
     numbers = [each for each in feeds.values() if each.dtype.kind == "f"]
 
     def produce() -> None:
+        """Touches every number once."""
         for each in numbers:
             np.multiply(each, 1.0, out=each)
 
@@ -237,6 +242,7 @@ def onnx_model(form: Form, nodes: tuple[OnnxNode, ...], rng: Any) -> bytes:
     from onnx import helper, numpy_helper
 
     def value(name: str, operand: Operand | None) -> Any:
+        """The declaration of one input or output."""
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(operand.dtype if operand else "float32"))
         return helper.make_tensor_value_info(name, kind, operand.shape if operand else None)
 

@@ -29,6 +29,7 @@ def prepare(plan: Plan, compiler: Compiler) -> None:
     spawn = util.spawnv_passfds
 
     def spawnv_passfds(path: Any, args: Sequence[Any], passfds: Any) -> Any:
+        """Spawns the child with our arguments before its own."""
         return spawn(path, with_ours(path, args, plan, compiler.owned), passfds)
 
     util.spawnv_passfds = spawnv_passfds
@@ -80,6 +81,7 @@ def _replace_main(script: str, compiler: Compiler) -> None:
     read: Callable[..., Any] = runpy._get_code_from_file  # type: ignore[attr-defined]
 
     def code_from_file(*arguments: Any) -> Any:
+        """The code of the script as instrumented, of any other file as it is."""
         answer = read(*arguments)
         path = arguments[-1]  # up to Python 3.11 the module's name stands before it
         if os.path.realpath(path) != script:

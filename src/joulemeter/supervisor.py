@@ -107,6 +107,7 @@ def _start(
     libc = ctypes.CDLL(None)
 
     def die_with_the_supervisor() -> None:
+        """Runs in the child before the script: signals as they were, and its end tied to ours."""
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # `kill -9` of `joulemeter run` is meant for the script, as it would be without us.
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -51,6 +51,7 @@ def _scale(values: list[float], start: float, end: float, log: bool) -> tuple[Sc
     low, high = ends[0] - room, ends[1] + room
 
     def at(value: float) -> float:
+        """Where ``value`` lies on the axis, in the plot's units."""
         return start + ((math.log(value) if log else value) - low) / (high - low) * (end - start)
 
     return at, _ticks(math.exp(low) if log else low, math.exp(high) if log else high, log)

@@ -113,6 +113,7 @@ def watched(left: Sequence[Configuration], progress: Progress | None) -> Callabl
     count, done_s = 0, 0.0
 
     def finished(configuration: Configuration) -> None:
+        """Counts a run that ended, and tells ``progress``."""
         nonlocal count, done_s
         count, done_s = count + 1, done_s + seconds(configuration)
         if progress:
@@ -224,6 +225,7 @@ def record_of(configuration: Configuration, found: dict[str, Any]) -> Record:
     """The record of a run from what its process said. Unknown figures are NaN, never zero."""
 
     def figure(name: str) -> float:
+        """A figure of the run; NaN where it is not known."""
         value = found.get(name)
         return math.nan if value is None else float(value)
 
@@ -296,6 +298,7 @@ def _tried(sources: Sequence[str] | None) -> tuple[float, float]:
     a = np.ones((side, side), dtype=np.float32)
 
     def fastest_s() -> float:
+        """The fastest product within a quarter of a second."""
         stamps = [time.perf_counter()]
         while stamps[-1] < stamps[0] + 0.25 or len(stamps) < 10:
             a @ a

@@ -145,6 +145,7 @@ def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, silent: bool = 
     spacing = float(np.median(np.diff(steps.t_ns)))
 
     def at(period: float, jitter: float, shift: float = 0.0) -> Ticks:
+        """Such a clock, its mean age kept unless the lag is told."""
         lag = guess.lag_ns if told else max(middle - (0.5 - shift) * period, 0.0)
         return Ticks(lag, period, jitter)
 
@@ -187,6 +188,7 @@ def neighbours(ticks: Ticks, spacing_ns: float, told: bool) -> list[Ticks]:
     """
 
     def at(period_ns: float, jitter: float) -> Ticks:
+        """Such a clock, its mean age kept unless the lag is told."""
         lag = ticks.lag_ns if told else max(ticks.lag_ns + (ticks.period_ns - period_ns) / 2, 0.0)
         return Ticks(lag, period_ns, jitter)
 

@@ -196,6 +196,7 @@ def _train(setup: Setup, meter: Meter, phased: bool) -> float:
     import torch
 
     def phase(name: str) -> AbstractContextManager[Any]:
+        """A span of this phase, where phases are asked for."""
         return meter.span(name) if phased else nullcontext()
 
     order = torch.randperm(len(setup.train[0]))

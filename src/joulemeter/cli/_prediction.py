@@ -22,6 +22,7 @@ def families_shown() -> Iterator[Callable[[str], None]]:
     terminal = sys.stderr.isatty()
 
     def show(name: str) -> None:
+        """Writes over the name before it."""
         if terminal:
             click.echo(f"\r\x1b[Klearning {name}", nl=False, err=True)
 

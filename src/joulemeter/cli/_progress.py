@@ -26,6 +26,7 @@ def fraction_bar(label: str) -> Callable[[float], None] | None:
     began = monotonic()
 
     def advance(fraction: float) -> None:
+        """Moves the bar, which shows itself after half a second."""
         if not bar.live.is_started and monotonic() - began > 0.5:
             bar.start()
         bar.update(task, completed=fraction)
@@ -59,6 +60,7 @@ def runs_bar(label: str) -> Iterator[Runs | None]:
     began = monotonic()
 
     def advance(runs: int, of: int, done_s: float, whole_s: float) -> None:
+        """Moves the bar, with the runs so far and the time that is left."""
         spent_s = monotonic() - began
         left_s = (whole_s - done_s) * (spent_s / done_s if runs else 1.0)
         how = "about" if runs else "roughly"

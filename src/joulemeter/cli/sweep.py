@@ -12,7 +12,7 @@ from joulemeter.storage import Where
 
 if TYPE_CHECKING:
     from joulemeter.plan import Plan
-    from joulemeter.sweep import Cost
+    from joulemeter.sweep import Cost, Tally
 
 
 @click.command()
@@ -66,38 +66,62 @@ def command(
       joulemeter sweep quick -o my-sweep
       joulemeter qc my-sweep -o clean && joulemeter model fit clean -o model.json
     """
-    import json
-
     from joulemeter import plan as plans
-    from joulemeter import sources, sweep, training_data
-    from joulemeter.cli import _progress
+    from joulemeter import sources, sweep
 
     asked = plans.read(plan, device)
     specs = sources.split_specs(source) if source else None
     sweep.check_plan(output, asked)
     if dry_run:
-        left = sweep.missing(output, asked)
-        _foretell(asked, sweep.estimate(left, specs), as_json)
+        _foretell(asked, sweep.estimate(sweep.missing(output, asked), specs), as_json)
         return
-    where = tables or training_data.cache()
+    where, origins = _tables(asked, tables, offline)
+    how = {"tables": where, "sources": specs, "resume": resume}
+    _tell(_swept(output, asked, how, cluster, scheduler, nodes), output, origins, as_json)
+
+
+def _tables(asked: Plan, folder: Path | None, offline: bool) -> tuple[Path, dict[str, str]]:
+    """Where the plan's tables lie, fetched where need be, and where each came from."""
+    from joulemeter import sweep, training_data
+
+    where = folder or training_data.cache()
     origins = sweep.prepare(asked, where, network=not offline)
     stands = [name for name, origin in origins.items() if origin == training_data.STAND_IN]
     if stands:
         click.echo(f"note: stand-ins for {', '.join(stands)}: their losses mean nothing", err=True)
-    how: dict[str, Any] = {"tables": where, "sources": specs, "resume": resume}
-    nodes["count"] = nodes.pop("nodes")
-    try:
-        with _progress.runs_bar(asked.name) as how["progress"]:
-            if cluster or scheduler:
-                from joulemeter import cluster as clusters
+    return where, origins
 
-                with _client(cluster, scheduler, nodes) as client:
-                    tally = clusters.run_plan(client, output, asked, **how)
-            else:
-                tally = sweep.sweep(output, asked, **how)
+
+def _swept(
+    output: Where,
+    asked: Plan,
+    how: dict[str, Any],
+    address: str | None,
+    scheduler: Any,
+    nodes: dict[str, Any],
+) -> Tally:
+    """What the sweep did: on the cluster at ``address``, on ``nodes`` of ``scheduler``, or here."""
+    from joulemeter import sweep
+    from joulemeter.cli import _progress
+
+    try:
+        with _progress.runs_bar(asked.name) as progress:
+            if not (address or scheduler):
+                return sweep.sweep(output, asked, progress=progress, **how)
+            from joulemeter import cluster
+
+            known = cluster.Nodes(count=nodes.pop("nodes"), **nodes)
+            with cluster.connected(address) if address else cluster.submitted(scheduler, known) as client:
+                return cluster.run_plan(client, output, asked, progress=progress, **how)
     except KeyboardInterrupt:
         click.echo(f"stopped: {output} keeps the runs that are done; the same command goes on", err=True)
         raise
+
+
+def _tell(tally: Tally, output: Where, origins: dict[str, str], as_json: bool) -> None:
+    """What the command says at its end."""
+    import json
+
     if as_json:
         click.echo(json.dumps({"dataset": str(output), "tables": origins, **tally.to_json()}))
         return
@@ -124,9 +148,3 @@ def _foretell(asked: Plan, cost: Cost, as_json: bool) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _client(address: str | None, scheduler: Any, nodes: dict[str, Any]) -> Any:
-    from joulemeter import cluster
-
-    return cluster.connected(address) if address else cluster.submitted(scheduler, cluster.Nodes(**nodes))

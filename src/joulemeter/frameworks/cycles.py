@@ -198,11 +198,13 @@ class Profiled:
 
         @functools.wraps(start)
         def started(*args: Any, **kwargs: Any) -> Any:
+            """The user's own start, once ours has ended."""
             self._recording.turn(again=False)
             return start(*args, **kwargs)
 
         @functools.wraps(stop)
         def stopped(*args: Any, **kwargs: Any) -> Any:
+            """The user's own stop, and ours on again."""
             answer = stop(*args, **kwargs)
             self._recording.reopen()
             return answer

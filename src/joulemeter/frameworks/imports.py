@@ -63,6 +63,7 @@ class Sources:
         tracing.sources[filename] = (source, 0)
 
         def place(at: Place) -> tuple[Any, ...]:
+            """A place in a notebook, by cell and line of the cell."""
             return notebook, number, at.column, f"{at.function or '<cell>'}, line {at.line}"
 
         return self.fill(made, filename, place)
@@ -76,6 +77,7 @@ class Sources:
         locate = place or (lambda at: (filename, at.line, at.column, at.function))
 
         def gate(index: int) -> Any:
+            """The gate of place ``index`` of the file."""
             return self._gates.gate(made.places[index].kind, locate(made.places[index]))
 
         return fill(made.code, gate)

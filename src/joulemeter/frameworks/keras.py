@@ -44,6 +44,7 @@ class Layers:
         # The wrapper says it is Keras' own function: AutoGraph then leaves it as it is.
         @functools.wraps(original)
         def call(self: keras.layers.Layer, /, *args: Any, **kwargs: Any) -> Any:
+            """A layer's call as a span of its own."""
             key = (type(self), self.name)
             site = sites.get(key)
             if site is None:

@@ -284,6 +284,7 @@ class _Profiler:
 
         @functools.wraps(original)
         def call(module: Any, /, *args: Any, **kwargs: Any) -> Any:
+            """A module's call, after which recording may turn."""
             if is_dynamo_compiling():
                 return original(module, *args, **kwargs)
             answer = original(module, *args, **kwargs)
@@ -300,11 +301,13 @@ class _Profiler:
 
         @functools.wraps(enter)
         def entered(block: Any) -> Any:
+            """An annotation of the user's begins: no turn inside it."""
             self._annotations += 1
             return enter(block)
 
         @functools.wraps(leave)
         def left(block: Any, *details: Any) -> Any:
+            """An annotation of the user's ends."""
             self._annotations -= 1
             return leave(block, *details)
 
@@ -318,12 +321,14 @@ class _Profiler:
 
         @functools.wraps(prepare)
         def prepared(theirs: Any) -> None:
+            """The user's profiler, once ours has ended."""
             if self._on and threading.get_ident() == self._thread:
                 self._turn(again=False)
             prepare(theirs)
 
         @functools.wraps(leave)
         def left(theirs: Any, *details: Any) -> Any:
+            """The user's profiler ends, and ours goes on."""
             answer = leave(theirs, *details)
             if not self._on and self._levels and threading.get_ident() == self._thread:
                 self._enable()
@@ -337,6 +342,7 @@ class _Profiler:
         setattr(owner, name, wrapper)
 
         def back() -> None:
+            """Puts the original back."""
             # Whoever wrapped it after us holds a reference to our wrapper: then it stays, and does nothing.
             if getattr(owner, name) is wrapper:
                 setattr(owner, name, original)

@@ -68,6 +68,7 @@ class Estimators:
 
         @functools.wraps(inherited)
         def made(cls: type, **kwargs: Any) -> None:
+            """A class made later is metered too."""
             inherited(cls, **kwargs)
             self._wrap(cls)
 
@@ -89,6 +90,7 @@ class Estimators:
         sites, site_of, sink = self._sites, self._site, self._sink
 
         def enter(cls: type) -> None:
+            """Opens the span of this class's method."""
             site = sites.get((cls, name))
             sink.enter(site_of(cls, name) if site is None else site)
 
@@ -96,6 +98,7 @@ class Estimators:
 
         @functools.wraps(method)
         def call(estimator: Any, /, *args: Any, **kwargs: Any) -> Any:
+            """The method as a span of its own."""
             begin(type(estimator))
             try:
                 return method(estimator, *args, **kwargs)

@@ -48,6 +48,7 @@ class Modules:
 
         @functools.wraps(original)
         def call(module: torch.nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            """A module's call as a span of its own."""
             # The compiler traces this function too, and takes this way out.
             if is_dynamo_compiling():
                 return original(module, *args, **kwargs)

@@ -125,6 +125,7 @@ def prepare_dynamo() -> None:
     builder = sys.modules["torch._dynamo.variables.builder"].SourcelessBuilder
 
     def load_const(self: Any, instruction: Any) -> Any:
+        """A gate among the constants is its stand-in to the compiler."""
         value = instruction.argval
         return builder.create(self, STAND_INS[value.kind]) if is_gate(value) else load(self, instruction)
 

@@ -259,6 +259,7 @@ def _softmax(layer: _Layer) -> Sequence[Kernel]:
 
 def _merged(family: str) -> Handler:
     def made(layer: _Layer) -> Sequence[Kernel]:
+        """Each operand after the first is merged in turn."""
         first, *others = (layer.image(each) for each in layer.inputs)
         return [layers.binary(family, first, other, False, layer.dtype) for other in others]
 
@@ -275,6 +276,7 @@ def _concat(layer: _Layer) -> Sequence[Kernel]:
 
 def _pool(kind: str) -> Handler:
     def made(layer: _Layer) -> Sequence[Kernel]:
+        """A window over the image, as the layer's configuration says."""
         size = layer.pair("pool_size", 2)
         stride = layer.pair("strides") if layer.config.get("strides") else size
         pads, _ = _windows(layer, size, stride, [1] * len(size))
@@ -311,6 +313,7 @@ def _embedding(layer: _Layer) -> Sequence[Kernel]:
 
 def _recurrent(family: str) -> Handler:
     def made(layer: _Layer) -> Sequence[Kernel]:
+        """One layer over all steps of the sequence."""
         n, steps, features = layer.inputs[0]
         return [layers.recurrent(family, steps, n, features, int(layer.config["units"]), layer.dtype)]
 

@@ -129,6 +129,7 @@ def _inlined(model: Any, name: str) -> Any:
     counts: dict[tuple[str, str], int] = {}
 
     def count(nodes: Any, inside: tuple[tuple[str, str], ...]) -> int:
+        """Nodes once every function among them is written out; raises GraphError where one calls itself."""
         total = 0
         for node in nodes:
             called = (node.domain, node.op_type)

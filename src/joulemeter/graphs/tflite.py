@@ -365,6 +365,7 @@ def _matmul(op: _Op) -> Sequence[Kernel]:
 
 def _binary(family: str) -> Handler:
     def made(op: _Op) -> Sequence[Kernel]:
+        """Two operands, and the activation fused into them."""
         x, other = (common(each.shape) for each in op.inputs[:2])
         return [layers.binary(family, x, other, False, op.dtype), *op.fused(0)]
 
@@ -381,6 +382,7 @@ def _gelu(op: _Op) -> Sequence[Kernel]:
 
 def _pool(kind: str) -> Handler:
     def made(op: _Op) -> Sequence[Kernel]:
+        """A window over the image, and the activation fused into it."""
         size, stride = (op.option(4), op.option(3)), (op.option(2), op.option(1))
         if kind == "avgpool" and size == op.x[2:]:
             return [layers.global_pool(op.x, op.dtype), *op.fused(5)]

@@ -115,6 +115,7 @@ def _examples(shapes: Shapes, given: Any) -> Any:
     import torch
 
     def zeros(shape: tuple[int, ...], dtype: Any) -> Any:
+        """An input of zeros; raises UsageError where no memory holds it."""
         try:
             return torch.zeros(shape, dtype=dtype)
         except RuntimeError as error:
@@ -219,6 +220,7 @@ def _fx_call(node: Any, constant: set[str]) -> Call:
     """One node of an fx graph."""
 
     def value(x: Any) -> Any:
+        """An argument: tensors by their metadata, lists item by item, anything else as it is."""
         if hasattr(x, "meta"):
             val = x.meta.get("val")
             return _fx_tensor(x.name, val, constant) if hasattr(val, "stride") else _plain(val)
@@ -344,6 +346,7 @@ def _symbols(path: str, users: list[str], metas: Mapping[str, Any], shapes: Shap
                 known[_symbol(size["as_expr"]["expr_str"])] = n
 
     def number(size: Any) -> int:
+        """A size: a number, or an expression of symbols that are known."""
         if "as_int" in size:
             return int(size["as_int"])
         expression = size["as_expr"]["expr_str"]
@@ -416,6 +419,7 @@ def _json_call(node: Any, table: Mapping[str, Tensor], number: Callable[[Any], i
     """One node of the JSON graph: ``torch.ops.aten.conv2d.default`` and its arguments."""
 
     def value(arg: Any) -> Any:
+        """An argument by the one key that says its kind."""
         kind, content = next(iter(arg.items()))
         if kind in ("as_tensor", "as_tensors"):
             return (

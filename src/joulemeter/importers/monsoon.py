@@ -171,6 +171,7 @@ def _lag(
     )
 
     def misfit(lag_s: float) -> float:
+        """Squares left over where the stamps lag by ``lag_s``."""
         inside = [(centre - lag_s >= low) & (centre - lag_s < high) for low, high in blocks]
         after = centre - lag_s >= blocks[-1][1]
         design = np.stack([np.ones(count), *inside, after], 1).astype(float)

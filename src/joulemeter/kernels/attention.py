@@ -81,9 +81,11 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     mask = torch.zeros(1, 1, queries, keys) if kernel.dimension("mask", 0) else None
 
     def inside(x: Any) -> Any:
+        """Heads before the sequence, as networks hand them over: a view."""
         return x.view(x.shape[0], x.shape[2], x.shape[1], x.shape[3]).transpose(1, 2)
 
     def call(q: Any, k: Any, v: Any) -> Any:
+        """Attention as PyTorch chooses to compute it."""
         return F.scaled_dot_product_attention(
             inside(q), inside(k), inside(v), attn_mask=mask, is_causal=causal, enable_gqa=grouped
         )

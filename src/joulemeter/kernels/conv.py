@@ -170,6 +170,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     act: Callable[..., Any] | None = next((acts[each] for each in fused if each in acts), None)
 
     def call(x: Any, *rest: Any) -> Any:
+        """The convolution, and what its family fuses after it."""
         added, weights = (rest[:1], rest[1:]) if "add" in fused else ((), rest)
         y = conv(x, weights[0], weights[1] if biased else None, stride, padding, dilation, groups)
         if "bn" in fused:

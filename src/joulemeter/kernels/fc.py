@@ -67,6 +67,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     act = {"fc": None, "fc-relu": F.relu_, "fc-gelu": F.gelu}[kernel.family]
 
     def call(x: Any, w: Any, b: Any = None) -> Any:
+        """The layer, and what its family fuses after it."""
         y = torch.addmm(b, x, w) if kernel.shape.get("weight") == "in-out" else F.linear(x, w, b)
         return act(y) if act else y
 

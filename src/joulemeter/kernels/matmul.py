@@ -59,6 +59,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     transposed = kernel.shape.get("second") == "transposed"
 
     def call(a: Any, b: Any) -> Any:
+        """The product, of a second operand that may be a transposed view."""
         return torch.matmul(
             a, b.reshape(b.shape[0], b.shape[2], b.shape[1]).transpose(1, 2) if transposed else b
         )

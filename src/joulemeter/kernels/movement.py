@@ -79,9 +79,11 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     parts = int(kernel.dimension("parts"))
 
     def split(x: Any) -> Any:
+        """Each part copied out."""
         return [part.contiguous() for part in torch.chunk(x, parts, 1)]
 
     def shuffle(x: Any) -> Any:
+        """Channels of all groups in turn."""
         n, c, h, w = x.shape
         return x.view(n, parts, c // parts, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
 

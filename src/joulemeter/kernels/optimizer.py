@@ -35,9 +35,11 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     import torch
 
     def sgd(p: Any, g: Any, m: Any) -> Any:
+        """A step with momentum."""
         return p.add_(m.mul_(0.9).add_(g), alpha=-1e-3)
 
     def adam(p: Any, g: Any, m: Any, v: Any) -> Any:
+        """A step of Adam, without its correction of the first steps."""
         m.lerp_(g, 0.1)
         v.mul_(0.999).addcmul_(g, g, value=0.001)
         return p.addcdiv_(m, v.abs().sqrt_().add_(1e-8), value=-1e-3)

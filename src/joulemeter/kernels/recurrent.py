@@ -48,6 +48,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     state = torch.zeros(1, kernel.batch, hidden)
 
     def call(x: Any, *weights: Any) -> Any:
+        """One layer over all steps, from a state of zeros."""
         flags = (True, 1, 0.0, False, False, False)
         if kernel.family == "lstm":
             return torch.lstm(x, (state, state), weights, *flags)[0]

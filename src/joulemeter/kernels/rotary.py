@@ -42,6 +42,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     import torch
 
     def call(x: Any, cos: Any, sin: Any) -> Any:
+        """The two halves of each head turned by its angles."""
         half = x.shape[-1] // 2
         turned = torch.cat((-x[..., half:], x[..., :half]), -1)
         return x * cos + turned * sin

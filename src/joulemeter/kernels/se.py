@@ -57,6 +57,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     import torch.nn.functional as F
 
     def call(x: Any, w: Any, b: Any, v: Any, d: Any) -> Any:
+        """Pool, two layers, and the image scaled."""
         y = F.relu_(F.conv2d(F.adaptive_avg_pool2d(x, 1), w, b))
         return x * F.hardsigmoid(F.conv2d(y, v, d))
 

@@ -85,6 +85,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     groups = int(kernel.dimension("groups"))
 
     def call(x: Any, w: Any, b: Any = None) -> Any:
+        """The transposed convolution."""
         return F.conv_transpose2d(x, w, b, stride, padding, extra, groups)
 
     return call

@@ -172,6 +172,7 @@ def fit(
     rows, tuned = np.sort(order[:KEEP_ROWS]), np.sort(order[:tune_rows])
 
     def condition(hyper: Hyperparameters, noise: NDArray[np.float64]) -> Process:
+        """The process on the kept rows."""
         return Process.conditioned(
             hyper, centre, spread, offset, unit, inputs[rows], scaled[rows], noise[rows], rows
         )

@@ -62,6 +62,7 @@ def variant(name: str, index: int) -> Definition:
         raise UsageError(f"there is no network '{name}'", f"one of {', '.join(sorted(kinds()))}")
 
     def build() -> tuple[Any, tuple[Any, ...]]:
+        """Module and inputs of this variant, the same each time."""
         rng = np.random.default_rng([zlib.crc32(name.encode()), index])
         return kinds()[name].variant(name, rng)()
 

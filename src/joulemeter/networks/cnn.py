@@ -36,6 +36,7 @@ def variant(name: str, rng: np.random.Generator) -> Callable[[], tuple[Any, tupl
     """One variant of ``name`` on one image of 224 × 224."""
 
     def build() -> tuple[Any, tuple[Any, ...]]:
+        """Module and image."""
         make = {
             "alexnet": _alexnet,
             "densenet": _densenet,

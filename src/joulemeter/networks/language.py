@@ -117,6 +117,7 @@ def variant(name: str, rng: np.random.Generator) -> Callable[[], tuple[Any, tupl
     """One small network of ``name``'s style, its sizes and the sentence's length drawn."""
 
     def build() -> tuple[Any, tuple[Any, ...]]:
+        """Module and sentence."""
         heads = int(rng.choice([4, 6, 8, 10, 12]))
         width = heads * int(rng.choice([32, 64, 64]))
         tokens = int(rng.choice([32, 48, 96, 160, 256]))

@@ -51,6 +51,7 @@ def stock(name: str, size: int = 224, batch: int = 1) -> Callable[[], tuple[Any,
     """torchvision's own network ``name``, random weights, on ``batch`` images of ``size``."""
 
     def build() -> tuple[Any, tuple[Any, ...]]:
+        """Module and images."""
         plain = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         module = torchvision().models.get_model(name, weights=None, **plain).eval()
         return module, (torch.rand(batch, 3, size, size),)
@@ -62,6 +63,7 @@ def variant(name: str, rng: np.random.Generator) -> Callable[[], tuple[Any, tupl
     """One network of ``name``'s blocks with widths, depths and image drawn anew; never a stock one."""
 
     def build() -> tuple[Any, tuple[Any, ...]]:
+        """Module and image."""
         models = torchvision().models
         module = {
             "resnet": _resnet,

@@ -164,6 +164,7 @@ class Nvml:
         library = self._library
 
         def field(number: int) -> Callable[[], int]:
+            """Reads field ``number`` of the card."""
             return lambda: self._field(handle, number)
 
         instant, average = field(library.NVML_FI_DEV_POWER_INSTANT), field(library.NVML_FI_DEV_POWER_AVERAGE)
@@ -176,6 +177,7 @@ class Nvml:
             return found
 
         def usage() -> int:
+            """Milliwatts by the older call; cards differ in whether it is an average."""
             milliwatts: int = library.nvmlDeviceGetPowerUsage(handle)
             return milliwatts
 

@@ -346,6 +346,7 @@ def rails_of(zones: list[Zone]) -> tuple[Rail, ...]:
 
 def _container(zone: Zone, zones: list[Zone]) -> int | None:
     def is_container(other: Zone) -> bool:
+        """Whether ``zone`` lies within ``other``."""
         if zone.kind in ("package", "dram"):
             return other.kind == "psys"
         return other.kind == "package" and (other.control, other.numbers) == (zone.control, zone.numbers[:-1])

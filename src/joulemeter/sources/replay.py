@@ -103,6 +103,7 @@ def _renumbered(rails: list[Rail], readings: list[Reading]) -> tuple[tuple[Rail,
     place = {rail.id: number for number, rail in enumerate(rails)}
 
     def moved(rail: Rail) -> Rail:
+        """The rail under its new number, inside the one that its container became."""
         inside = None if rail.inside is None else place.get(rail.inside)
         return replace(rail, id=place[rail.id], inside=inside)
 

@@ -44,10 +44,12 @@ def fit(counts: Floats, values: tuple[Floats, ...], folds: NDArray[np.int64]) ->
 
     @cache
     def without(*lacking: int) -> tuple[Floats, ...]:
+        """Costs fitted without these folds."""
         rows = ~np.isin(folds, lacking)
         return tuple(physics.fit(counts[rows], each[rows]).costs for each in values)
 
     def jackknife(lacking: Iterable[tuple[int, ...]]) -> Jackknife:
+        """The costs without each of the folds in ``lacking``."""
         each = [without(*sorted(set(folds))) for folds in lacking]
         return Jackknife(tuple(np.stack(costs) for costs in zip(*each, strict=True)))
 
