@@ -7,7 +7,7 @@ import pytest
 
 from joulemeter import timeline
 from joulemeter.design import Response, Stretches
-from joulemeter.idle import find_idle
+from joulemeter.idle import Idle, find_idle
 from joulemeter.reading import Rail
 
 MS = 1_000_000
@@ -80,3 +80,42 @@ def test_its_energy_is_the_integral_over_what_was_seen() -> None:
     joules, sigma, _ = found.energy(_busy((0, 1), (3, 5)))
     assert joules == pytest.approx(90.0, rel=0.01)
     assert 0 < sigma < 3
+
+
+def _walked(found: Idle, rate: float, seed: int) -> np.ndarray:
+    """Idle that wanders at random at ``rate`` of itself per square root of a second, pinned at both ends."""
+    knots_s = found.knots_ns / S
+    walk = np.cumsum(
+        np.sqrt(np.diff(knots_s, prepend=knots_s[0])) * np.random.default_rng(seed).normal(size=len(knots_s))
+    )
+    return found.mean_w * (1 + rate * (walk - walk[-1] * (knots_s - knots_s[0]) / (knots_s[-1] - knots_s[0])))
+
+
+def _settled_sigma(rate: float, error: float, seed: int) -> tuple[float, float]:
+    """How sure idle is in the middle of work: by quiet stretches, and once the work's readings showed each knot
+    to a fraction ``error``, while idle truly wandered at ``rate``."""
+    t = _seconds(24)
+    found = find_idle(_read(np.where((t > 2) & (t <= 22), 100.0, 30.0)), _busy((2, 22)), Response(0))
+    before = np.linalg.inv(found.covariance)
+    precision = before + np.eye(len(found.mean_w)) / (error * 30) ** 2
+    seen = np.linalg.solve(precision, before @ found.mean_w + _walked(found, rate, seed) / (error * 30) ** 2)
+    settled = found.settled(seen, np.linalg.inv(precision), 1.0)
+    middle = len(found.mean_w) // 2
+    return float(np.sqrt(found.covariance[middle, middle])), float(np.sqrt(settled[middle, middle]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_idle_is_surer_where_the_work_shows_it_calm(seed: int) -> None:
+    quiet, settled = _settled_sigma(rate=1e-3, error=1e-3, seed=seed)
+    assert settled < 0.6 * quiet
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_idle_is_no_surer_where_the_work_shows_it_wander(seed: int) -> None:
+    quiet, settled = _settled_sigma(rate=1e-2, error=1e-3, seed=seed)
+    assert settled == pytest.approx(quiet, rel=0.1)
+
+
+def test_idle_is_hardly_surer_where_the_work_does_not_show_it() -> None:
+    quiet, settled = _settled_sigma(rate=1e-3, error=1.0, seed=0)
+    assert settled > 0.9 * quiet

@@ -157,7 +157,7 @@ def climbed(
         if not told and abs(post.mean[-1]) > BARELY * made.width_s:
             ticks = replace(ticks, lag_ns=max(ticks.lag_ns + post.mean[-1] * 1e9, 0.0))
             made = _table(steps, ticks, matter)
-    factor = _misfit(found, sums.columns, beliefs)
+    factor = _misfit(found, np.maximum(matter.call_s / step_s, 1.0), beliefs)
     spread = energies(sums, post, matter.seconds, rate * matter.seconds)
     spread = replace(spread, covariance=spread.covariance * factor)
     return Summit(post, spread, variation, ticks, found.score, factor)
@@ -173,13 +173,17 @@ def _table(steps: Steps, ticks: Ticks, matter: Matter) -> Table:
     return table(steps.t_ns, ticks, bins_of(ticks), matter.kept.occupancy, matter.gap, matter.knots_ns)
 
 
-def _misfit(found: Slopes, columns: int, beliefs: Beliefs) -> float:
-    """By what factor pulls of neighbouring steps go together, where they should not: at least 1."""
-    pulls = found.pulls[:, :columns]
+def _misfit(found: Slopes, steps_a_call: Floats, beliefs: Beliefs) -> float:
+    """By what factor pulls of neighbouring steps go together, where they should not: at least 1.
+
+    Over the ``steps_a_call`` (c,) that a call takes, pulls on its power do, since it draws more or less than
+    usual in all of them. That is no misfit: what it drew is read off those steps, whatever is usual.
+    """
+    pulls = found.pulls[:, : len(steps_a_call)]
     said = (pulls**2).sum(axis=0)
     told = said * beliefs.power.mean**2 > 4
     starts = np.arange(0, len(pulls), max(len(pulls) // STRETCHES, 10))
     if len(starts) < 8 or not told.any():
         return 1.0
     seen = (np.add.reduceat(pulls, starts, axis=0) ** 2).sum(axis=0)
-    return float(np.clip(np.mean(seen[told] / said[told]), 1.0, 25.0))
+    return float(np.clip(np.mean(seen[told] / (said * steps_a_call)[told]), 1.0, 25.0))

@@ -61,6 +61,10 @@ GAUGE_MARGIN = 1.15
 """A gauge's variances are at least this much larger than the model's own, which takes what its lag and window
 do for a straight line; on simulated gauges intervals then hold in 96 of 100 cases."""
 
+COARSE = 1e-3
+"""No energy is taken to be known better than by this fraction of itself (one standard deviation): powers that
+change within a call, stamps and idle between its knots are not followed more closely."""
+
 STRETCHES = 40
 """Stretches of rows over which errors are compared with what is said of them."""
 
@@ -154,11 +158,10 @@ def _with_ticks(
     summit = highest(steps, quantum_j, ticks, told, start, matter, run.beliefs)
     ticks, score = summit.ticks, summit.score
     noise = replace(run.noise, variation=summit.variation)
-    unseen = _unseen_idle(run.by_knot, idle, summit.powers, summit.factor)
-    covariance = summit.energies.covariance + unseen
-    run = replace(
-        run, powers=summit.powers, energies=replace(summit.energies, covariance=covariance), noise=noise
-    )
+    rested = _rested(idle, summit.powers, summit.factor)
+    covariance = summit.energies.covariance + _unseen_idle(run.by_knot, rested, summit.powers, summit.factor)
+    spread = replace(summit.energies, covariance=covariance)
+    run = replace(run, powers=summit.powers, energies=spread, noise=noise, rested=rested)
     return run, Response(int(ticks.lag_ns + ticks.period_ns / 2), int(ticks.period_ns)), score
 
 
@@ -219,6 +222,7 @@ class _Fit:
     around_ns: int
     beliefs: Beliefs
     by_knot: Floats
+    rested: Floats
 
 
 def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
@@ -275,7 +279,8 @@ def _fitted(
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     spread = energies(sums, found, seconds, left)
     factor = _misfit(made, sums, found, at, noise, extra) * _few(sums, found)
-    unseen = _unseen_idle(_by_knot(made, len(idle.mean_w)), idle, found, factor)
+    rested, by_knot = _rested(idle, found, factor), _by_knot(made, len(idle.mean_w))
+    unseen = _unseen_idle(by_knot, rested, found, factor)
     spread = replace(spread, covariance=spread.covariance * factor + unseen)
     return _Fit(
         seconds,
@@ -286,21 +291,28 @@ def _fitted(
         found.mean[found.columns + len(idle.mean_w) :],
         blur_ns(plain.windows),
         Beliefs(prior, believed, alike / usual_w**2),
-        _by_knot(made, len(idle.mean_w)),
+        by_knot,
+        rested,
     )
 
 
-def _unseen_idle(by_knot: Floats, idle: Idle, found: Powers, factor: float) -> Floats:
-    """The covariance (c, c) that idle adds to the energies because only quiet stretches show it.
+def _rested(idle: Idle, found: Powers, factor: float) -> Floats:
+    """Idle's covariance (k, k): what quiet stretches show, if they show any, or else what the rows do."""
+    knots = slice(found.columns, found.columns + len(idle.mean_w))
+    shown = found.covariance[knots, knots]
+    return idle.settled(found.mean[knots], shown, factor) if len(idle.quiet) else factor * shown
+
+
+def _unseen_idle(by_knot: Floats, rested: Floats, found: Powers, factor: float) -> Floats:
+    """The covariance (c, c) that idle, known as well as ``rested`` (k, k), adds to the energies because only
+    quiet stretches show it.
 
     The rows tell idle from the sites by how power changes within a call, taking a call's power as steady. It
     may creep as idle does, so idle is not taken to be better known than quiet stretches show: what the rows
     claim to know beyond that comes back, for all sites alike, in proportion to their time.
     """
-    if not len(idle.quiet):
-        return np.zeros((found.columns,) * 2)
-    knots = slice(found.columns, found.columns + len(idle.mean_w))
-    gained = idle.covariance - factor * found.covariance[knots, knots]
+    knots = slice(found.columns, found.columns + len(rested))
+    gained = rested - factor * found.covariance[knots, knots]
     weight, turn = np.linalg.eigh((gained + gained.T) / 2)
     by_knot = by_knot @ turn
     return np.asarray((by_knot * np.maximum(weight, 0.0)) @ by_knot.T)
@@ -422,11 +434,8 @@ def _spread_out(
     time."""
     count, columns = len(kept.rare), len(run.seconds)
     knots = slice(columns, columns + len(idle.mean_w))
-    known = run.powers.covariance[knots, knots]
     # Only quiet stretches show idle; what the rows seem to add is taken for its mean, not for its certainty.
-    posterior = replace(
-        idle, mean_w=run.powers.mean[knots], covariance=idle.covariance if len(idle.quiet) else known
-    )
+    posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.rested)
     same = kept.occupancy is occupancy
     alone = run.seconds[:-1] if same else seen_seconds(occupancy, seen)
     weights = np.zeros((count + 1, columns))
@@ -442,6 +451,7 @@ def _spread_out(
     joules = weights @ mean
     total_s = np.append(alone, run.seconds[-1])
     power_w = np.divide(np.maximum(joules, 0.0), total_s, out=np.zeros(count + 1), where=total_s > 0)
+    extra += (COARSE * joules) ** 2
     made = Energies(joules, weights @ run.energies.covariance @ weights.T + np.diag(extra))
     return Estimate(
         total_s,

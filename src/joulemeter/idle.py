@@ -7,7 +7,7 @@ what the meter saw in the stretches long enough for it. A device that stays up a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,12 @@ WANDER = (6e-3, 1.2e-2, 2e-2)
 """How far idle may wander besides, as a fraction of itself per square root of a second
 (2 % in ten seconds): the likeliest is taken."""
 
+CALMER = (2.5e-3,)
+"""What it may wander less, if the readings of the work itself show that it does."""
+
+UNUSUAL = 2.0
+"""How much likelier, as a logarithm, readings have to be for each of those before it is believed as much."""
+
 PLATEAU = 0.15
 """A level this far above the lower ones is no drift: a device that stayed up, or work that no span shows."""
 
@@ -38,11 +44,21 @@ KNOTS = 12
 
 
 @dataclass(frozen=True, slots=True)
+class Calm:
+    """What quiet stretches say of idle if it wanders so much: ``mean_w`` (k,), ``covariance`` (k, k), and how
+    likely they and experience find that, a logarithm."""
+
+    mean_w: Floats
+    covariance: Floats
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """Idle power in watts at ``knots_ns`` (k,): ``mean_w`` (k,) and ``covariance`` (k, k).
 
     ``quiet`` are the stretches it was seen in, ``tails`` those in which a device stayed up after its last
-    span.
+    span, ``calmer`` what it may be instead, if the work's own readings show so calm an idle.
     """
 
     knots_ns: Ints
@@ -51,6 +67,26 @@ class Idle:
     quiet: Stretches
     tails: Stretches
     notes: tuple[str, ...] = ()
+    calmer: tuple[Calm, ...] = ()
+
+    def settled(self, mean_w: Floats, covariance: Floats, factor: float) -> Floats:
+        """The covariance (k, k) of idle once the work's readings have shown how much it wanders.
+
+        They see the knots at ``mean_w`` (k,), ``covariance`` (k, k), with what quiet stretches say and with
+        errors whose variance is ``factor`` times that which was taken for theirs. They are believed about
+        how much idle wanders, not about where it is: were the powers of calls to creep as idle does, readings
+        would show the sum of both, which is no calmer than idle. Candidates are weighed by their evidence,
+        the integral of the readings' likelihood over them.
+        """
+        before, after = linalg.inv(self.covariance), linalg.inv(covariance)
+        told = (after - before) / factor
+        weight, turn = np.linalg.eigh((told + told.T) / 2)
+        told = (turn * np.maximum(weight, 0.0)) @ turn.T
+        pull = (after @ mean_w - before @ self.mean_w) / factor
+        each = (Calm(self.mean_w, self.covariance, 0.0), *self.calmer)
+        scores = np.array([one.score + _evidence(one, told, pull) for one in each])
+        weights = np.exp(scores - scores.max())
+        return np.asarray(np.tensordot(weights / weights.sum(), [one.covariance for one in each], 1))
 
     def energy(self, seen: Stretches) -> tuple[float, float, Floats]:
         """Joules over the stretches seen, their standard deviation, and the seconds by knot (k,)."""
@@ -60,6 +96,16 @@ class Idle:
             float(np.sqrt(max(float(weights @ self.covariance @ weights), 0.0))),
             weights,
         )
+
+
+def _evidence(one: Calm, told: Floats, pull: Floats) -> float:
+    """The logarithm of the integral of exp(−½ x·told·x + pull·x) over the normal distribution ``one``."""
+    off = pull - told @ one.mean_w
+    wide = np.eye(len(off)) + told @ one.covariance
+    middle = (pull - 0.5 * told @ one.mean_w) @ one.mean_w
+    return float(
+        middle - 0.5 * np.linalg.slogdet(wide)[1] + 0.5 * off @ one.covariance @ np.linalg.solve(wide, off)
+    )
 
 
 def knot_seconds(knots_ns: Ints, seen: Stretches) -> Floats:
@@ -90,8 +136,8 @@ def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
     if not pieces:
         return _unseen(rows, knots)
     at, level, variance = (np.array(column) for column in zip(*pieces, strict=True))
-    mean, covariance = _walk(knots, at, level, variance)
-    return Idle(knots, mean, covariance, _stretches(quiet), _stretches(tails))
+    mean, covariance, calmer = _walk(knots, at, level, variance)
+    return Idle(knots, mean, covariance, _stretches(quiet), _stretches(tails), calmer=calmer)
 
 
 def _stretches(pairs: list[tuple[int, int]]) -> Stretches:
@@ -170,8 +216,11 @@ def _piece(rows: Windows) -> tuple[float, float, float]:
     return middle, slope, scatter / float(x @ x) + alike
 
 
-def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats]:
-    """Idle at the knots given levels seen: a line plus a random walk, whose pace is the likeliest of WANDER.
+def _walk(
+    knots: Ints, at: Floats, level: Floats, variance: Floats
+) -> tuple[Floats, Floats, tuple[Calm, ...]]:
+    """Idle at the knots given levels seen: a line plus a random walk, whose pace is the likeliest of WANDER;
+    and the same for each of CALMER.
 
     A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far
     below is not.
@@ -179,7 +228,7 @@ def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Flo
     kept = level <= (1 + PLATEAU) * np.quantile(level, 0.2, method="lower") + 1e-12
     high = ~kept
     for _ in range(4):
-        mean, covariance = _likeliest(knots, at[kept], level[kept], variance[kept])
+        mean, covariance, calmer = _likeliest(knots, at[kept], level[kept], variance[kept])
         expected = hats(knots, at) @ mean
         sigma = np.sqrt(variance + np.einsum("ij,jk,ik->i", hats(knots, at), covariance, hats(knots, at)))
         plateau = level - expected > np.maximum(4 * sigma, 0.04 * np.abs(expected))
@@ -189,23 +238,29 @@ def _walk(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Flo
         if (plateau == ~kept).all():
             break
         kept = ~plateau
-    return mean, covariance
+    return mean, covariance, calmer
 
 
-def _likeliest(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats]:
+def _likeliest(
+    knots: Ints, at: Floats, level: Floats, variance: Floats
+) -> tuple[Floats, Floats, tuple[Calm, ...]]:
     usual = max(float(np.average(level, weights=1 / np.maximum(variance, 1e-12))), 1e-6)
-    best: tuple[float, Floats, Floats] | None = None
-    for rate in WANDER:
-        mean, covariance, score = _posterior(knots, at, level, variance, usual, rate)
-        if best is None or score > best[0]:
-            best = (score, mean, covariance)
-    assert best is not None
-    return best[1], best[2]
+    best, *calmer = (
+        max(
+            (_posterior(knots, at, level, variance, usual, rate) for rate in rates),
+            key=lambda made: made.score,
+        )
+        for rates in (WANDER, *((rate,) for rate in CALMER))
+    )
+    below = [one.score - best.score - UNUSUAL * (step + 1) for step, one in enumerate(calmer)]
+    return (
+        best.mean_w,
+        best.covariance,
+        tuple(replace(one, score=score) for one, score in zip(calmer, below, strict=True)),
+    )
 
 
-def _posterior(
-    knots: Ints, at: Floats, level: Floats, variance: Floats, usual: float, rate: float
-) -> tuple[Floats, Floats, float]:
+def _posterior(knots: Ints, at: Floats, level: Floats, variance: Floats, usual: float, rate: float) -> Calm:
     prior = prior_covariance(knots, usual, rate)
     weights = hats(knots, at)
     seen = weights @ prior @ weights.T + np.diag(variance + (1e-4 * usual) ** 2)
@@ -213,7 +268,7 @@ def _posterior(
     off = level - usual
     gain = linalg.cho_solve(factor, weights @ prior).T
     score = -0.5 * float(off @ linalg.cho_solve(factor, off)) - float(np.log(np.diag(factor[0])).sum())
-    return usual + gain @ off, prior - gain @ weights @ prior, score
+    return Calm(usual + gain @ off, prior - gain @ weights @ prior, score)
 
 
 def prior_covariance(knots: Ints, usual: float, rate: float) -> Floats:
