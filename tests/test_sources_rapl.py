@@ -219,6 +219,25 @@ def test_a_counter_refreshed_at_no_steady_pace_keeps_the_moments_of_its_reads(tm
     assert line.total_j == pytest.approx(100 * (line.t_ns[-1] - line.t_ns[0]) / 1e9, rel=2e-3)
 
 
+class Sometimes(Staircase):
+    """One refresh in four comes late, by up to most of a period; the others keep their pace."""
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        number = int(self.now // self.period_ns)
+        chance = random.Random(number)
+        self.jitter_ns = int(0.9 * self.period_ns) if chance.random() < 0.25 else 0
+        return super().pread(fd, size, offset)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_refreshes_that_come_late_now_and_then_cost_no_knowledge_of_the_pace(tmp_path, seed):
+    counter = Sometimes(period_ns=1_000_000.0, seed=seed)
+    source = counter.metered(powercap_tree(tmp_path, ONE))
+    readings = counter.read_every(source, 0.01, 8000)[200:]
+    off_ns = np.array([r.t_ns - r.value / counter.power_w * 1e9 for r in readings])
+    assert np.mean(np.abs(off_ns) < 100_000) > 0.9
+
+
 def test_a_pace_that_changes_is_learned_anew(tmp_path):
     counter = Staircase()
     source = counter.metered(powercap_tree(tmp_path, ONE))

@@ -158,7 +158,9 @@ class Powercap:
     def _doubt(self, number: int) -> None:
         """A second value within one refresh: it is not where we think it is."""
         self._refreshes[number].doubt()
-        self._look_ns[number] = self._next_look_ns = 0
+        soon_ns = self._clock() + self._refreshes[number].look_after_ns
+        self._look_ns[number] = min(self._look_ns[number], soon_ns)
+        self._next_look_ns = min(self._look_ns)
 
     def _reading(self, number: int) -> Reading | None:
         refresh = self._refreshes[number]
