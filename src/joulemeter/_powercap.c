@@ -91,10 +91,11 @@ static int reading(Zone *zone, int *doubted, int64_t *t_ns, double *value) {
         if ((double)(*t_ns - zone->given_t_ns) < QUIET_REFRESHES * zone->period_ns) return 0;
     } else if (zone->known && *t_ns <= zone->trusted_until_ns && !clear_of(zone, *t_ns)) {
         int64_t edge_ns = llrint(refreshed_before(zone, *t_ns));
-        if (zone->has && edge_ns <= zone->given_t_ns)
+        if (zone->has && edge_ns <= zone->given_t_ns) {
             *doubted = 1;
-        else
-            *t_ns = edge_ns;
+            return 0;
+        }
+        *t_ns = edge_ns;
     }
     zone->has = 1;
     zone->given_t_ns = *t_ns;
@@ -125,8 +126,9 @@ static int go(Zone *zones, int count, int file, int first_rail, const volatile c
             int64_t t_ns;
             double value;
             int doubted = 0;
-            if (!reading(&zones[at], &doubted, &t_ns, &value)) continue;
+            int given = reading(&zones[at], &doubted, &t_ns, &value);
             if (doubted) rounds->doubted = at;
+            if (!given) continue;
             rounds->failed += isnan(value);
             int16_t rail = (int16_t)(first_rail + at);
             memcpy(data + size, &rail, 2);

@@ -170,14 +170,18 @@ class Powercap:
             if t_ns - before.t_ns < _QUIET_REFRESHES * refresh.period_ns:
                 return None
         elif not math.isnan(value):
-            t_ns = self._refreshed_ns(number, t_ns, before)
+            refreshed_ns = self._refreshed_ns(number, t_ns, before)
+            if refreshed_ns is None:
+                return None
+            t_ns = refreshed_ns
         reading = Reading(number, t_ns, value)
         if not math.isnan(value):
             self._given[number] = reading
         return reading
 
-    def _refreshed_ns(self, number: int, t_ns: int, before: Reading | None) -> int:
-        """When the counter took the value read at ``t_ns``."""
+    def _refreshed_ns(self, number: int, t_ns: int, before: Reading | None) -> int | None:
+        """When the counter took the value read at ``t_ns``; None where by its pace it cannot have: the next
+        reading holds those joules, at a moment that is known."""
         refresh = self._refreshes[number]
         overdue = t_ns > self._look_ns[number] + LOOK_NS[1]
         if overdue or not refresh.trusted or refresh.clear_of(t_ns):
@@ -185,7 +189,7 @@ class Powercap:
         edge_ns = round(refresh.before(t_ns))
         if before is not None and edge_ns <= before.t_ns:
             self._doubt(number)
-            return t_ns
+            return None
         return edge_ns
 
     def _between_refreshes(self, number: int) -> tuple[int, float]:
