@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -87,8 +88,29 @@ def test_what_was_timed_before_an_interrupt_is_kept_and_gone_on_with(tmp_path: P
         bench.bench(tmp_path / "data", PLAN, Machine(), progress=stop)
     kept = len(dataset.read(tmp_path / "data"))
     assert kept > 0
+    assert list(dataset.read(tmp_path / "data").devices) == [
+        bench.read_device(tmp_path / "data")[0].fingerprint
+    ]
+    assert (tmp_path / "data" / "card.json").is_file()
     bench.bench(tmp_path / "data", PLAN, Machine(), resume=True)
     assert len(dataset.read(tmp_path / "data")) > kept
+
+
+def test_each_compiled_kernel_is_compiled_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch runs a function's ninth shape uncompiled, and its second one for shapes of any size."""
+    made = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[object]) -> object:
+        made.append([each.shape for each in inputs if isinstance(each, torch.Tensor)])
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    for elements in range(100, 112):
+        call = rig(Kernel("relu", {"elements": elements}), "torch-compile")
+        assert call is not None
+        call()
+        call()
+    assert made == [[(1, elements)] for elements in range(100, 112)]
 
 
 def test_a_data_set_of_another_device_is_not_gone_on_with(built: Path, tmp_path: Path) -> None:

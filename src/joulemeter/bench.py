@@ -134,14 +134,13 @@ def bench(
             log.network(definition, done, tally)
             if progress:
                 progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
-        log.flush()
         drawn(1.0)  # where all networks are there already
-    except KeyboardInterrupt:
-        log.flush()  # what was timed is kept: --resume goes on from there
-        raise
-    _write_device(folder, this, rules)
-    if dataset.is_dataset(folder):
-        dataset.write_card(folder)
+    finally:
+        # After an interrupt too: what was timed is a data set, which --resume goes on from.
+        log.flush()
+        if dataset.is_dataset(folder):
+            _write_device(folder, this, rules)
+            dataset.write_card(folder)
     return tally
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 from joulemeter import kernels
@@ -86,7 +87,7 @@ def _torch_call(kernel: Kernel, compiled: bool, device: str, cold_bytes: int) ->
     form = kernels.form(gradients.forward(kernel) if backward else kernel)
     function = kernels.family(kernel.family).torch(kernel)
     if compiled:
-        function = torch.compile(function)
+        function = _compiled(function)
     generator = torch.Generator().manual_seed(_SEED)
     inputs = [_tensor(each, generator, device) for each in form.inputs]
     # In place, a factor of one keeps the numbers from dying away into denormals, which are slow.
@@ -107,6 +108,22 @@ def _torch_call(kernel: Kernel, compiled: bool, device: str, cold_bytes: int) ->
             alive.append(function(*inputs, *next(turn)))
 
     return Staged(_without_grad(call, function, inputs, turn, alive), produce)
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` compiled for its own shapes, or RuntimeError at its first launch where that cannot be.
+
+    PyTorch keeps what it compiled with the code object: the second set of shapes of one is compiled for any
+    size, and the ninth runs uncompiled. So each kernel has a code object of its own.
+    """
+    import torch
+
+    def launch(*operands: Any) -> Any:
+        """The kernel itself."""
+        return function(*operands)
+
+    alone = FunctionType(launch.__code__.replace(), globals(), closure=launch.__closure__)
+    return torch.compile(alone, fullgraph=True, dynamic=False)
 
 
 def _written_anew(inputs: list[Any]) -> Call:
