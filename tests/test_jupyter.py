@@ -18,10 +18,11 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path):  # type: ignore[no-untyped
     shell.history_manager.end_session()
 
 
-def test_a_cell_runs_in_the_notebook_and_shows_its_ledger(shell, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("line", ["{}", "--source {}", "--source={} "])
+def test_a_cell_runs_in_the_notebook_and_shows_its_ledger(shell, monkeypatch: pytest.MonkeyPatch, line: str) -> None:  # type: ignore[no-untyped-def]
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    shell.run_cell_magic("joules", "simulated:load=constant", "x = 6 * 7")
+    shell.run_cell_magic("joules", line.format("simulated:load=constant"), "x = 6 * 7")
     assert shell.user_ns["x"] == 42
     html = shown[0]._repr_html_()
     assert "simulated" in html

@@ -33,7 +33,8 @@ def unload_ipython_extension(shell: Any) -> None:
 def _magic(shell: Any) -> Any:
     def joules(line: str, cell: str | None = None) -> Any:
         """%%joules [SOURCE,…]: meter this cell. %joules STATEMENT: meter this line. Shows the ledger."""
-        named = split_specs(line.strip()) if cell is not None and line.strip() else None
+        names = line.strip().removeprefix("--source").lstrip("= ") if cell is not None else ""
+        named = split_specs(names) if names else None
         source = cell if cell is not None else line
         meter = Meter(sources=named)
         try:
