@@ -4,13 +4,19 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pynvml
 import pytest
 
 import guided
 from joulemeter import dataset
+from joulemeter.errors import SourceUnavailable
 from joulemeter.record import Record
+from joulemeter.sources import nvml, rapl
+from joulemeter.sources.fake_nvml import FakeNvml
+from test_sources_contract import powercap_tree
 
 PAGES = Path(__file__).parents[1] / "docs" / "how-to"
 
@@ -90,3 +96,52 @@ def test_a_cluster_job_keeps_the_folder_and_the_page_and_the_scripts_status(tmp_
     bash(job, tmp_path, **names)
     assert (tmp_path / "run-7" / "run.json").exists()
     assert "<!doctype html>" in (tmp_path / "run-7.html").read_text().lower()
+
+
+TRAIN = """import sys
+import torch
+x = torch.ones(300, 300)
+for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 400):
+    x = torch.relu(torch.mm(x, x)) / 300
+"""
+
+
+def test_two_runs_are_compared_as_the_page_says(tmp_path: Path) -> None:
+    """Repeated twice, without rest, under a machine of known power; ``faster`` is a branch that does half."""
+    (tmp_path / "train.py").write_text(TRAIN)
+    git = "git -c user.name=a -c user.email=a@b.c"
+    begin = f"git init -q -b main && git add train.py && {git} commit -qm a && git switch -qc faster"
+    bash(f"{begin} && sed -i 's/400/100/' train.py && {git} commit -qam b && git switch -q main", tmp_path)
+    lines = block("compare.md", "text")
+    lines = lines.replace("--repeat 5 --cooldown 10s", "--repeat 2 --cooldown 0s --source simulated:load=cpu")
+    shown = bash(lines + "\n" + block("compare.md", "text", 1), tmp_path)
+    assert "torch.mm" in shown
+    assert "less" in shown
+    assert "<!doctype html>" in (tmp_path / "compared.html").read_text().lower()
+
+
+def test_what_meters_say_is_what_the_page_on_permissions_explains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each phrase of the page's first column, from the refusal itself; the rest is remedies for a real machine."""
+    said = []
+
+    def refused(opened: Callable[[], object]) -> None:
+        with pytest.raises(SourceUnavailable) as refusal:
+            opened()
+        said.append(refusal.value.fact)
+
+    monkeypatch.setattr(rapl, "_text", lambda file: "flags : hypervisor" if "cpuinfo" in str(file) else None)
+    monkeypatch.setattr(rapl, "ROOT", str(tmp_path))
+    refused(rapl.open)
+    monkeypatch.undo()
+    tree = powercap_tree(tmp_path, {"intel-rapl:0": ("package-0", 0)})
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    refused(lambda: rapl.open(str(tree)))
+    library = FakeNvml([])
+    library.errors["nvmlInit"] = pynvml.NVML_ERROR_LIBRARY_NOT_FOUND
+    refused(lambda: nvml.Nvml(library))
+    rows = re.findall(r"^\| `…?/?([^`]+)` \|", (PAGES / "permissions.md").read_text(), re.MULTILINE)
+    assert len(rows) == 3
+    for phrase in rows:
+        assert any(phrase in fact for fact in said), phrase
