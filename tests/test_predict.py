@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from joulemeter import dataset, host, kernels, layers, predictor_file, pricing
+from joulemeter import dataset, graphs, host, kernels, layers, predictor_file, pricing
 from joulemeter.cli.predict import command
 from joulemeter.errors import DatasetError, GraphError, PredictorError
 from joulemeter.kernel import Kernel, Work
@@ -191,6 +191,28 @@ def test_a_training_step_has_the_backward_of_all_and_a_step_for_each_weight() ->
     made = price(step, Pricing(Law()))
     assert sum(made.multiply_adds.values()) == 3 * kernels.multiply_adds(CONV)
     assert made.partial
+
+
+def test_training_is_priced_in_train_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout and the batch's statistics are work of training alone; both go backward, no statistic is stepped."""
+    code = """
+import torch
+def net():
+    part = torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Dropout(0.5), torch.nn.Dropout(0.0)
+    return torch.nn.Sequential(*part), torch.rand(2, 3, 8, 8)
+"""
+    (tmp_path / "trained_net.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    families = {}
+    for train in (False, True):
+        read = graphs.read("trained_net:net", train=train)
+        families[train] = [kernel.family for kernel in read.kernels if kernel.family not in ("view", "add")]
+    assert families == {False: ["conv", "bn"], True: ["conv", "bn-train", "dropout"]}
+    step = training_step(read)
+    back = [kernel.family for kernel in step.kernels if kernel.direction == "backward"]
+    assert back == ["dropout-backward", "bn-train-backward", "conv-backward"]
+    assert [kernel.shape["elements"] for kernel in step.kernels if kernel.family == "adam"] == [216, 8, 8, 8]
 
 
 def test_deployed_files_price_alike_whatever_stood_in_them() -> None:

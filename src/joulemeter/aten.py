@@ -168,7 +168,14 @@ def _fast_encoder(call: Call) -> Made:
 
 def _batch_norm(call: Call) -> Made:
     x = call.first
-    return [layers.batch_norm(x.shape, x.dtype, x.layout)]
+    return [layers.batch_norm(x.shape, x.dtype, x.layout, bool(call.get("training", False)))]
+
+
+def _dropout(call: Call) -> Made:
+    """Nothing but in training, where it draws a number for each of its input."""
+    if call.get("train", False) and call.get("p", 0.5) > 0:
+        return [layers.activation("dropout", call.first.shape, False, call.first.dtype)]
+    return _view(call)
 
 
 def _instance_norm(call: Call) -> Made:
@@ -401,6 +408,7 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("avg_pool1d avg_pool2d avg_pool3d", _pool("avgpool")),
     ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _adaptive("avgpool")),
     ("adaptive_max_pool2d", _adaptive("maxpool")),
+    ("dropout feature_dropout alpha_dropout feature_alpha_dropout", _dropout),
     ("softmax log_softmax _softmax _log_softmax", _softmax),
     (
         "mean sum amax amin max min argmax argmin var std norm linalg_vector_norm prod any all var_mean "
@@ -411,7 +419,7 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     (
         "view permute transpose t unsqueeze squeeze select slice expand chunk split split_with_sizes unbind "
         "alias "
-        "dropout unflatten swapaxes movedim narrow view_as expand_as feature_dropout alpha_dropout numpy_T "
+        "unflatten swapaxes movedim narrow view_as expand_as numpy_T "
         "diagonal real broadcast_to unfold as_strided",
         _view,
     ),

@@ -163,10 +163,10 @@ def activation(name: str, x: Shape, in_place: bool = False, dtype: str = "float3
     return Kernel(name, shape, dtype)
 
 
-def batch_norm(x: Shape, dtype: str = "float32", layout: str = "") -> Kernel:
-    """Batch normalisation of ``x`` (n, c, …) with running statistics."""
+def batch_norm(x: Shape, dtype: str = "float32", layout: str = "", training: bool = False) -> Kernel:
+    """Batch normalisation of ``x`` (n, c, …) with running statistics, or in training with the batch's own."""
     shape: dict[str, Value] = {"in_channels": x[1], "height": math.prod(x[2:3]), "width": math.prod(x[3:])}
-    return Kernel("bn", _laid(shape, layout), dtype, x[0])
+    return Kernel("bn-train" if training else "bn", _laid(shape, layout), dtype, x[0])
 
 
 def group_norm(x: Shape, groups: int, dtype: str = "float32") -> Kernel:

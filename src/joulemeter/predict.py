@@ -16,6 +16,7 @@ from joulemeter import kernels
 from joulemeter.composition import composed
 from joulemeter.errors import GraphError
 from joulemeter.kernel import Kernel, Work
+from joulemeter.kernels import Operand
 from joulemeter.ledger import number
 from joulemeter.network import Network, Node, Rule, fold, fuse
 from joulemeter.pricing import QUANTITIES, Calibration, Pricing, Quantity, amounts_of, estimates
@@ -351,11 +352,17 @@ def elsewhere(priced: Priced) -> Priced:
 # ── a training step ──────────────────────────────────────────────────────────────────────────────────
 
 
+def _learnt(kernel: Kernel) -> Sequence[Operand]:
+    """The weights that an optimizer steps: the first two of a batch norm are its running statistics."""
+    weights = kernels.form(kernel).weights
+    return weights[2:] if kernel.family in ("bn", "bn-train") else weights
+
+
 def training_step(network: Network, optimizer: str = "adam") -> Network:
     """``network`` with the backward pass of every kernel and the optimizer's step.
 
     Weights of one kernel are stepped together; operators without a kernel have no backward either, and stay
-    unpriced.
+    unpriced. Whole numbers have no gradient, running statistics no step.
     """
     from joulemeter.kernels import backward
 
@@ -363,7 +370,9 @@ def training_step(network: Network, optimizer: str = "adam") -> Network:
     back = [
         replace(node, kernel=backward.of(node.kernel), name=f"{node.name} backward", reads=(), writes=())
         for node in reversed(network.nodes)
-        if node.kernel is not None and f"{node.kernel.family}-backward" in known
+        if node.kernel is not None
+        and f"{node.kernel.family}-backward" in known
+        and not node.kernel.dtype.startswith(("int", "uint", "bool"))
     ]
     steps = [
         Node(
@@ -374,6 +383,6 @@ def training_step(network: Network, optimizer: str = "adam") -> Network:
         )
         for node in network.nodes
         if node.kernel is not None
-        for operand in kernels.form(node.kernel).weights
+        for operand in _learnt(node.kernel)
     ]
     return replace(network, nodes=(*network.nodes, *back, *steps))

@@ -72,7 +72,7 @@ def command(
     if not compare and len(models) * len(predictors) > 1:
         raise UsageError("several models or predictors", "--compare")
     shapes = dict(_shape(each) for each in inputs)
-    networks = [graphs.read(model, shapes) for model in models]
+    networks = [graphs.read(model, shapes, train) for model in models]
     if train:
         networks = [predict.training_step(each, optimizer) for each in networks]
     priced: list[Priced] = []

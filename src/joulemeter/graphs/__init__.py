@@ -41,8 +41,9 @@ def formats() -> dict[str, Format]:
     return found
 
 
-def read(target: str, shapes: Shapes | None = None) -> Network:
-    """The network in the file ``target``, or made by ``module:function``.
+def read(target: str, shapes: Shapes | None = None, train: bool = False) -> Network:
+    """The network in the file ``target``, or made by ``module:function``; with ``train`` as it is trained,
+    where the format can tell (its file has a ``read_training``).
 
     Raises GraphError where the ending is not known, the file cannot be read into kernels, or is not of
     ``shapes``.
@@ -55,7 +56,9 @@ def read(target: str, shapes: Shapes | None = None) -> Network:
         raise GraphError(
             f"{target}: not a network this can read", f"a file ending in {known}, or module:function"
         )
-    network = formats()[suffix].read(target, shapes or {})
+    format_ = formats()[suffix]
+    reading = getattr(format_, "read_training", format_.read) if train else format_.read
+    network: Network = reading(target, shapes or {})
     _as_asked(network, shapes or {})
     return network
 

@@ -50,6 +50,15 @@ def read(target: str, shapes: Shapes) -> Network:
     return from_module(module.eval(), arguments, keywords, name=target)
 
 
+def read_training(target: str, shapes: Shapes) -> Network:
+    """As ``read``, of the module as it is trained: with dropout, and norms by the batch's own statistics. A
+    ``.pt2`` file is of the mode it was exported in."""
+    if target.endswith(".pt2"):
+        return _from_file(target, shapes)
+    module, arguments, keywords = load(target, shapes)
+    return from_module(module.train(), arguments, keywords, name=target)
+
+
 def load(target: str, shapes: Shapes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """The module that ``module:function`` makes, with arguments of ``shapes`` to call it with.
 

@@ -25,6 +25,7 @@ _FLOPS = {
     "tanh": 4,
     "elu": 6,
     "swiglu": 8,  # silu(a) · b
+    "dropout": 3,  # x · (draw < keep) / keep, in training
 }
 NAMES = tuple(_FLOPS)
 _ONNX = {
@@ -91,12 +92,15 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
         "tanh": torch.tanh,
         "elu": F.elu,
         "swiglu": lambda a, b: F.silu(a) * b,
+        "dropout": lambda x: F.dropout(x, 0.5, True),
     }
     return fresh[kernel.family]
 
 
 def onnx(kernel: Kernel) -> tuple[OnnxNode, ...]:
-    """The operator of the same name; two or three nodes for those ONNX has none for."""
+    """The operator of the same name; two or three nodes for those ONNX has none for; none in training."""
+    if kernel.family == "dropout":
+        return ()
     if kernel.family in _ONNX:
         return (OnnxNode(_ONNX[kernel.family], ("x0",), ("y0",)),)
     if kernel.family == "relu6":

@@ -1,4 +1,4 @@
-"""Normalisation: batch (inference), layer, RMS and group."""
+"""Normalisation: batch (inference, and ``bn-train`` by the batch's own statistics), layer, RMS and group."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from joulemeter.kernels import Form, OnnxNode, Operand, around, batch_size, chan
 if TYPE_CHECKING:
     import numpy as np
 
-NAMES = ("bn", "bn-relu", "layernorm", "rmsnorm", "groupnorm")
+NAMES = ("bn", "bn-relu", "bn-train", "layernorm", "rmsnorm", "groupnorm")
 
 # (height, channels) of CNN layers; (rows, width) of transformers.
 _MAPS = (
@@ -37,10 +37,9 @@ def form(kernel: Kernel) -> Form:
     else:
         shape = (kernel.batch, c, int(kernel.dimension("height")), int(kernel.dimension("width")))
     x = Operand(shape, kernel.dtype, str(kernel.shape.get("layout", "")))
-    vectors = {"bn": 4, "bn-relu": 4, "layernorm": 2, "rmsnorm": 1, "groupnorm": 2}[kernel.family]
-    # bn: x·a + b, 2. Layer and group norm: sum 1, squares 2, (x − µ)/σ 2, ·γ + β 2. RMS: squares 2, /r 1,
-    # ·γ 1.
-    each = {"bn": 2, "bn-relu": 3, "layernorm": 7, "rmsnorm": 4, "groupnorm": 7}[kernel.family]
+    vectors = {"layernorm": 2, "rmsnorm": 1, "groupnorm": 2}.get(kernel.family, 4)
+    # bn: x·a + b, 2. The others but RMS: sum 1, squares 2, (x − µ)/σ 2, ·γ + β 2. RMS: squares 2, /r 1, ·γ 1.
+    each = {"bn": 2, "bn-relu": 3, "bn-train": 7, "layernorm": 7, "rmsnorm": 4, "groupnorm": 7}[kernel.family]
     return Form((x,), (Operand((c,), kernel.dtype),) * vectors, (x,), float(each * x.elements))
 
 
@@ -71,6 +70,10 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
     named: dict[str, Callable[..., Any]] = {
         "bn": F.batch_norm,
         "bn-relu": lambda x, *weights: F.relu_(F.batch_norm(x, *weights)),
+        # Running statistics are written, and have no gradient.
+        "bn-train": lambda x, mean, var, scale, shift: F.batch_norm(
+            x, mean.detach(), var.detach(), scale, shift, True
+        ),
         "layernorm": lambda x, scale, shift: F.layer_norm(x, (c,), scale, shift),
         "rmsnorm": lambda x, scale: F.rms_norm(x, (c,), scale),
         "groupnorm": lambda x, scale, shift: F.group_norm(x, groups, scale, shift),
