@@ -115,8 +115,9 @@ def test_two_runs_are_compared_as_the_page_says(tmp_path: Path) -> None:
     lines = block("compare.md", "text")
     lines = lines.replace("--repeat 5 --cooldown 10s", "--repeat 2 --cooldown 0s --source simulated:load=cpu")
     shown = bash(lines + "\n" + block("compare.md", "text", 1), tmp_path)
-    (verdict,) = re.findall(r"^torch\.mm .*(less|more|no difference seen)", shown, re.MULTILINE)
+    (verdict,) = re.findall(r"^total .* (less|more|no difference seen)$", shown, re.MULTILINE)
     assert verdict != "more"
+    assert "Origin of both: simulated" in shown
     assert "<!doctype html>" in (tmp_path / "compared.html").read_text().lower()
 
 
