@@ -181,7 +181,9 @@ def measured(tasks: list[Task], jobs: int, part: Path | None, stop_after_s: floa
                 break
             made += pool.map(_outcome, left[low : low + jobs])
             if part:
-                part.write_text(json.dumps([asdict(run) for run in made]))
+                whole = part.with_suffix(".partial")
+                whole.write_text(json.dumps([asdict(run) for run in made]))
+                whole.replace(part)
     return made
 
 
