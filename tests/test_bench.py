@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from joulemeter import bench, dataset, kernels, networks, timing
+from joulemeter import applications, bench, dataset, kernels, networks, timing
 from joulemeter.conditions import Conditions
 from joulemeter.errors import DatasetError, UsageError
 from joulemeter.kernel import Kernel
 from joulemeter.reading import Rail
 from joulemeter.rig import rig
 from joulemeter.timeline import Timeline
+from joulemeter.timing import Call
 
 torch = pytest.importorskip("torch")
 
@@ -35,6 +36,12 @@ class Machine:
 
     def rest(self, seconds: float) -> None:
         time.sleep(min(seconds, 0.002))
+
+    def work(self, call: Call, times: int) -> tuple[int, int]:
+        start_ns = self.now_ns()
+        for _ in range(times):
+            call()
+        return start_ns, self.now_ns()
 
     def rails(self) -> Sequence[Rail]:
         return [self.rail]
@@ -94,6 +101,22 @@ def test_what_was_timed_before_an_interrupt_is_kept_and_gone_on_with(tmp_path: P
     assert (tmp_path / "data" / "card.json").is_file()
     bench.bench(tmp_path / "data", PLAN, Machine(), resume=True)
     assert len(dataset.read(tmp_path / "data")) > kept
+
+
+def test_applications_are_a_third_level_of_the_same_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = applications.Application("speech recognition", "small", lambda: applications.speech(4000))
+    monkeypatch.setattr(applications, "applications", lambda: (small,))
+    monkeypatch.setattr(applications, "processors", lambda: {"CPU1": 1})
+    plan = replace(PLAN, applications=True)
+    assert bench.bench(tmp_path, plan, Machine()).applications == 1
+    records = dataset.read(tmp_path).records
+    assert {record.level for record in records} == {"kernel", "application"}
+    assert len({record.device for record in records}) == 1
+    assert bench.bench(tmp_path, plan, Machine(), resume=True).applications == 0
+    with pytest.raises(UsageError, match="run on the CPU"):
+        bench.bench(tmp_path / "gpu", replace(plan, device="cuda:0"), Machine())
 
 
 def test_each_compiled_kernel_is_compiled_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("time", "zero or less", one(time_s=0.0)),
     ("power × time", "differs", one(energy_j=1.0)),
     ("power", "20 times from the median: 1 row", one(power_w=2141.3)),
+    ("power", "above 20000 W: 1 row", one(power_w=25_000.0)),
     ("power", "below the idle", one(power_w=0.4)),
     ("duplicates", "again", lambda rows: [*rows, rows[5]]),
     ("devices", "2 devices", lambda rows: [*rows, replace(rows[5], device="e")]),

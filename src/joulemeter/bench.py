@@ -1,5 +1,5 @@
-"""Kernels × shapes × device into a data set; then whole networks, so that the sum of kernels can be
-checked.
+"""Kernels × shapes × device into a data set; then whole networks, so that the sum of kernels can be checked;
+then, where asked for, applications.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEVICE_FILE = "device.json"
 MODEL_SHARE = 0.7
 """The part of the budget that whole networks and their kernels take; the rest goes to kernels drawn alone."""
+APPLICATION_SHARE = 0.15
+"""The part of the budget that applications take where they are asked for."""
 ADAPTIVE_FROM = 0.6
 """The part of the time of kernels drawn alone after which samples go where the predictor knows least."""
 CANDIDATES = 6
@@ -66,6 +68,8 @@ class Plan:
     seed: int = 0
     backward: float = 0.08
     """The share of kernels that are timed backward."""
+    applications: bool = False
+    """Whether to measure the applications too: what comes before and after a network with it."""
     clock: Clock = time.perf_counter
     """What is timed: seconds that pass, or CPU seconds (``time.process_time``) on a machine with
     neighbours.
@@ -78,6 +82,7 @@ class Tally:
 
     kernels: int = 0
     models: int = 0
+    applications: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
     origin: Origin = "estimated"
 
@@ -106,8 +111,9 @@ def bench(
     tally, start = Tally(origin=origin(stage)), time.monotonic()
 
     def spent() -> float:
-        """The share of the budget that has passed."""
-        return (time.monotonic() - start) / plan.budget_s
+        """The share of the budget for kernels and networks that has passed."""
+        share = 1.0 - APPLICATION_SHARE if plan.applications else 1.0
+        return (time.monotonic() - start) / (plan.budget_s * share)
 
     log = Log(folder, this, plan, stage)
     rules = {backend: fusion.learn(backend, plan.device, 0.03 * plan.budget_s) for backend in plan.backends}
@@ -135,6 +141,8 @@ def bench(
             if progress:
                 progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
         drawn(1.0)  # where all networks are there already
+        if plan.applications:
+            tally.applications = _applications(folder, plan, stage, this, done)
     finally:
         # After an interrupt too: what was timed is a data set, which --resume goes on from.
         log.flush()
@@ -158,6 +166,8 @@ def _check(plan: Plan) -> None:
         kernels.family(name)
     for name in plan.models or ():
         networks.variant(name, 0)
+    if plan.applications and plan.device != "cpu":
+        raise UsageError(f"applications run on the CPU, not on {plan.device}", "--device cpu")
     for backend in plan.backends:
         if backend not in rig.backends():
             raise UsageError(f"there is no backend '{backend}' here", f"one of {', '.join(rig.backends())}")
@@ -252,6 +262,17 @@ def _definitions(plan: Plan, done: set[str]) -> Iterator[networks.Definition]:
             definition = networks.variant(name, index)
             if f"{plan.backends[0]}/{definition.name}" not in done:
                 yield definition
+
+
+def _applications(folder: Path, plan: Plan, stage: Stage, this: Device, done: set[str]) -> int:
+    """Measures the applications that are not ``done``; how many records that made."""
+    from joulemeter import applications
+
+    left = [each for each in applications.applications() if f"CPU1/{each.network}" not in done]
+    limit_s = plan.budget_s * APPLICATION_SHARE / max(1, len(left) * len(applications.processors()))
+    for each in left:
+        dataset.append(folder, applications.measured(stage, this.fingerprint, (each,), limit_s=limit_s))
+    return len(left) * len(applications.processors())
 
 
 def _write_device(folder: Path, this: Device, rules: dict[str, list[fusion.Tested]]) -> None:

@@ -15,6 +15,7 @@ import click
 @click.option("--budget", default="30m", show_default=True, help="How long to take.")
 @click.option("--families", default="", metavar="NAME,…", help="Kernel families. Default: all.")
 @click.option("--models", metavar="NAME,…", help="Networks, or 'none'. Default: all.")
+@click.option("--applications", is_flag=True, help="Six applications too, from input to answer, on the CPU.")
 @click.option(
     "--backends",
     default="torch",
@@ -43,13 +44,14 @@ def command(
     budget: str,
     families: str,
     models: str | None,
+    applications: bool,
     backends: str,
     seed: int,
     resume: bool,
     source: str | None,
     as_json: bool,
 ) -> None:
-    """Builds this device's energy data set: kernels, then whole networks.
+    """Builds this device's energy data set: kernels, then whole networks, then applications if asked for.
 
     Shapes are drawn around those of real networks' layers. Each record has its work, time, power, energy and
     intervals; where no meter answers, energies are estimates and say so.
@@ -64,8 +66,9 @@ def command(
 
     chosen = None if models == "none" else _names(models or "")
     plan = bench.Plan(
-        units.parse_seconds(budget), _names(families), chosen, _names(backends), device=device, seed=seed
-    )
+        units.parse_seconds(budget), _names(families), chosen, _names(backends), device, seed,
+        applications=applications,
+    )  # fmt: skip
     specs = sources.split_specs(source) if source else None
     with machine(specs, bench.period_s(specs)) as stage:
         try:
@@ -80,7 +83,8 @@ def command(
         return
     for why, count in tally.left_out.most_common():
         click.echo(f"note: left out {count} × {why}", err=True)
-    click.echo(f"{output}: {tally.kernels} kernels and {tally.models} networks added ({tally.origin})")
+    more = f", and {tally.applications} records of applications" if applications else ""
+    click.echo(f"{output}: {tally.kernels} kernels and {tally.models} networks added{more} ({tally.origin})")
 
 
 def _names(text: str) -> tuple[str, ...]:
