@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from joulemeter import series
+from joulemeter.cli.compare import _figures
 from joulemeter.comparison import Repeated, difference, repeated
 from joulemeter.isolation import Interval
 from joulemeter.ledger import UNKNOWN, Energy
@@ -33,6 +34,13 @@ def test_verdicts_by_hand() -> None:
     assert difference(around(100, 1), around(90, 1)).verdict == "less"
     assert difference(around(100, 8), around(110, 8)).verdict == "no difference seen"  # 10 ± 11.3
     assert difference(around(100, 1), UNKNOWN).verdict == "not known"
+
+
+def test_a_change_without_an_upper_bound_says_so_and_not_infinity() -> None:
+    shown = _figures(difference(around(100, 100), around(50, 1)))
+    assert "or more)" in shown[2]
+    assert "inf" not in shown[2]
+    assert "to +" in _figures(difference(around(100, 1), around(110, 1)))[2]
 
 
 def test_the_limit_is_passed_only_by_the_whole_interval() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,7 +122,9 @@ def _figures(each: Difference) -> tuple[str, str, str, str]:
 
     relative = each.relative
     change = "" if relative.value != relative.value else f"{100 * relative.value:+.1f} % "
-    bounds = f"({100 * relative.low:+.1f} to {100 * relative.high:+.1f} %)" if change else ""
+    low, high = 100 * relative.low, 100 * relative.high
+    bounds = f"({low:+.1f} to {high:+.1f} %)" if math.isfinite(high) else f"({low:+.1f} % or more)"
+    bounds = bounds if change else ""
     return joules(each.a.energy_j), joules(each.b.energy_j), change + bounds, each.verdict
 
 
