@@ -395,3 +395,8 @@ def test_a_data_set_without_networks_makes_a_predictor_that_can_be_asked(tmp_pat
     fitted = pricing.with_networks(learning.fit(made), tmp_path / "d", made)
     place = predictor_file.save(fitted, tmp_path / "p.joules")
     assert pricing.opened(place).calibrations == {}
+
+
+def test_a_model_that_is_not_there_is_named_before_the_predictor_is_asked_for() -> None:
+    with pytest.raises(GraphError, match=r"nosuch\.onnx"):
+        CliRunner().invoke(command, ["nosuch.onnx"], catch_exceptions=False)

@@ -64,15 +64,15 @@ def command(
     from joulemeter import pricing as prices
     from joulemeter.errors import PredictorError, UsageError
 
+    if not compare and len(models) * len(predictors) > 1:
+        raise UsageError("several models or predictors", "--compare")
+    shapes = dict(_shape(each) for each in inputs)
+    networks = [graphs.read(model, shapes, train) for model in models]
     if not predictors:
         raise UsageError(
             "no predictor was given, and none ships: prices hold for one machine",
             "joulemeter bench -o machine/, then --predictor machine/",
         )
-    if not compare and len(models) * len(predictors) > 1:
-        raise UsageError("several models or predictors", "--compare")
-    shapes = dict(_shape(each) for each in inputs)
-    networks = [graphs.read(model, shapes, train) for model in models]
     if train:
         networks = [predict.training_step(each, optimizer) for each in networks]
     priced: list[Priced] = []
