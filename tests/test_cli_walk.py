@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from joulemeter import dataset
+from joulemeter import cli, dataset
 from joulemeter.cli import command as root
 from test_docs import commands
 
@@ -244,3 +244,31 @@ def test_fish_completes_commands_and_options(tmp_path) -> None:
         ["fish", "--no-config", "-c", source], capture_output=True, text=True, check=True, env=environment
     )
     assert "--fail-above" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "extra"),
+    [
+        ("onnx", "predict"),
+        ("sklearn.ensemble", "predict"),
+        ("polars", "sweep"),
+        ("dask", "sweep"),
+        ("json", ""),
+        ("opentelemetry.sdk", "otel"),
+    ],
+)
+def test_a_package_that_is_not_installed_is_one_line_with_its_extra(
+    module: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(**_: object) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    monkeypatch.setattr(cli.command, "main", lacking)
+    with pytest.raises(SystemExit if extra else ModuleNotFoundError) as ended:
+        cli.main()
+    if extra:
+        assert ended.value.code == 1
+        assert (
+            f"needs {module}, which is not installed. Try: pip install 'joulemeter[{extra}]'"
+            in capsys.readouterr().err
+        )

@@ -89,8 +89,31 @@ def main() -> None:
     except JoulemeterError as error:
         click.echo(f"joulemeter: {error}", err=True)
         status = error.exit_status
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name or "")
+        if not extra:
+            raise
+        remedy = f"pip install 'joulemeter[{extra}]'"
+        click.echo(f"joulemeter: this needs {error.name}, which is not installed. Try: {remedy}", err=True)
+        status = 1
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): nothing more to say, and not at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def extra_of(module: str) -> str:
+    """The extra of joulemeter that brings a module; empty where none does."""
+    import re
+    from importlib import metadata
+
+    name = module.partition(".")[0]
+    wanted = {"sklearn": "scikit-learn"}.get(name, name).replace("_", "-").lower()
+    for line in metadata.requires("joulemeter") or ():
+        found = re.match(r"([\w.-]+).*extra == [\"'](\w+)[\"']", line)
+        if found and found[2] not in ("demo", "test", "docs"):
+            package = found[1].replace("_", "-").lower()
+            if package == wanted or package.startswith(f"{wanted}-"):
+                return found[2]
+    return ""
