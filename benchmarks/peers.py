@@ -28,6 +28,7 @@ from powercap_machine import (
     build_tree,
     mount_tree,
     truth_j,
+    watch_core,
     write_counters,
 )
 
@@ -264,8 +265,8 @@ class Outcome:
 
 
 def was_calibrated(stretch: tuple[int, int], late: list[tuple[int, int]]) -> bool:
-    """Whether the counters kept time within 3 ms of both ends; where the host stalled the writer no tool could
-    be right, and the window says nothing."""
+    """Whether the machine kept time within 3 ms of both ends; where the host stalled the writer, or a core that
+    a tool may read on, no tool could be right, and the window says nothing."""
     near_ns = 3_000_000
     return not any(due - near_ns < end < done + near_ns for due, done in late for end in stretch)
 
@@ -293,6 +294,16 @@ def judge(scenario: Scenario, said: dict, late: list[tuple[int, int]], last_line
     return Outcome(errors, covered, "", tuple(f[0] for f, _ in kept), tuple(truth for _, truth in kept))
 
 
+def beside(work: Callable[[Callable[[], bool]], None]) -> int:
+    """A child that does ``work``, told when this process is gone; its number."""
+    child = os.fork()
+    if child == 0:
+        parent = os.getppid()
+        work(lambda: os.getppid() != parent)
+        os._exit(0)
+    return child
+
+
 def run_one(tool: str, number: int, work: Path, python: Path) -> Outcome:
     """One tool through one scenario, on a machine started for it."""
     scenario = SCENARIOS[number]
@@ -303,11 +314,11 @@ def run_one(tool: str, number: int, work: Path, python: Path) -> Outcome:
     if scenario.fault == "forbidden":
         for file in (work / COUNTERS).rglob("energy_uj"):
             file.chmod(0o200)
-    writer = os.fork()
-    if writer == 0:
-        parent = os.getppid()
-        write_counters(work, scenario, lambda: os.getppid() != parent)
-        os._exit(0)
+    (work / LATE).write_text("")
+    children = [beside(lambda gone: write_counters(work, scenario, gone))]
+    children += [
+        beside(lambda gone, core=core: watch_core(work, core, gone)) for core in os.sched_getaffinity(0)
+    ]
     try:
         powerless = (
             ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if scenario.fault == "forbidden" else []
@@ -323,8 +334,9 @@ def run_one(tool: str, number: int, work: Path, python: Path) -> Outcome:
     except subprocess.TimeoutExpired:
         return Outcome(words="hung: stopped after 180 s")
     finally:
-        os.kill(writer, 9)
-        os.waitpid(writer, 0)
+        for child in children:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
 
 
 def install(tool: str, workdir: Path) -> Path:

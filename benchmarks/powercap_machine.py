@@ -136,7 +136,7 @@ def write_counters(work: Path, scenario: Scenario, stop: Callable[[], bool]) -> 
     dram_file = work / COUNTERS / "intel-rapl/intel-rapl:0/intel-rapl:0:0/energy_uj"
     dram = Counter(dram_file, 55.0) if scenario.dram_w else None
     control = os.open(work / CONTROL, os.O_RDONLY)
-    late = os.open(work / LATE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    late = os.open(work / LATE, os.O_WRONLY | os.O_APPEND)
     first_ns, scheduled_ns = time.monotonic_ns(), 0
     while not stop():
         due_ns = time.monotonic_ns() // 1_000_000 * 1_000_000 + 1_000_000
@@ -162,3 +162,17 @@ def write_counters(work: Path, scenario: Scenario, stop: Callable[[], bool]) -> 
             dram.vanish() if broken and scenario.fault == "vanish" else dram.show(
                 scenario.dram_w * (before_s + elapsed_s)
             )
+
+
+def watch_core(work: Path, core: int, stop: Callable[[], bool]) -> None:
+    """Notes when the host held up ``core``, between the counters' moves: whoever reads there is held up too.
+    With real-time priority, so that what else runs on the machine is no such stall."""
+    os.sched_setaffinity(0, {core})
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50))
+    late = os.open(work / LATE, os.O_WRONLY | os.O_APPEND)
+    while not stop():
+        due_ns = (time.monotonic_ns() - 500_000) // 1_000_000 * 1_000_000 + 1_500_000
+        time.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
+        now = time.monotonic_ns()
+        if now - due_ns > LATE_NS:
+            os.write(late, b"%d %d\n" % (due_ns, now))

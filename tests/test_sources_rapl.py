@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from joulemeter import timeline
 from joulemeter.errors import SourceUnavailable
 from joulemeter.reading import outermost
+from joulemeter.refresh import NEAR_NS, Refresh
 from joulemeter.sources import rapl
 from test_sources_contract import powercap_tree
 
@@ -229,11 +230,33 @@ class Sometimes(Staircase):
         return super().pread(fd, size, offset)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(8))
 def test_refreshes_that_come_late_now_and_then_cost_no_knowledge_of_the_pace(tmp_path, seed):
     counter = Sometimes(period_ns=1_000_000.0, seed=seed)
     source = counter.metered(powercap_tree(tmp_path, ONE))
     readings = counter.read_every(source, 0.01, 8000)[200:]
+    off_ns = np.array([r.t_ns - r.value / counter.power_w * 1e9 for r in readings])
+    assert np.mean(np.abs(off_ns) < 100_000) > 0.9
+
+
+@given(st.lists(st.floats(-15_000, 15_000), min_size=7, max_size=7), st.integers(900_000, 1_100_000))
+def test_a_pace_is_trusted_only_as_far_as_the_refreshes_it_was_learned_from_can_tell(off_ns, period_ns):
+    refresh = Refresh()
+    refresh.acquire([round(1e9 + number * period_ns + off) for number, off in enumerate(off_ns)])
+    until_ns = refresh.trusted_until_ns
+    true_ns = 1e9 + (until_ns - 1e9) // period_ns * period_ns
+    away_ns = abs(refresh.before(until_ns) - true_ns)
+    assert refresh.known
+    assert min(away_ns, abs(away_ns - period_ns)) < 4 * NEAR_NS
+    assert until_ns < refresh.counted_until_ns
+
+
+def test_a_refresh_after_so_long_that_none_can_count_the_periods_teaches_nothing_wrong(tmp_path):
+    """A pace 1.2 % off meets the true one every 81 refreshes: whoever looks only then finds it confirmed."""
+    counter = Staircase(period_ns=1_000_000.0)
+    source = counter.metered(powercap_tree(tmp_path, ONE))
+    source._refreshes[0].acquire([counter.now + number * 1_012_345 for number in range(7)])
+    readings = counter.read_every(source, 0.0803, 400)[100:]
     off_ns = np.array([r.t_ns - r.value / counter.power_w * 1e9 for r in readings])
     assert np.mean(np.abs(off_ns) < 100_000) > 0.9
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -108,3 +110,37 @@ def test_a_wrapping_counter_read_in_any_order_gives_what_was_spent(
     assert read.total_j == pytest.approx(sum(steps), abs=1e-6)
     assert (np.diff(read.energy_j) >= -1e-9).all()
     assert read.energy_j[0] == 0
+
+
+# ── between two readings ────────────────────────────────────────────────────────────────────────────────
+
+
+def energy_of_a_step(t_ns, step_ns: int, before_w: float, after_w: float):
+    t_ns = np.asarray(t_ns)
+    return np.where(t_ns < step_ns, before_w * t_ns, before_w * step_ns + after_w * (t_ns - step_ns)) / 1e9
+
+
+@given(
+    step_ns=st.integers(4 * MS, 16 * MS),
+    before_w=st.floats(1, 300),
+    after_w=st.floats(1, 300),
+    ends=st.lists(st.integers(0, 20 * MS), min_size=2, max_size=2, unique=True).map(sorted),
+)
+def test_a_step_of_power_between_two_readings_of_a_counter_is_found(step_ns, before_w, after_w, ends):
+    t_ns = np.arange(21) * MS
+    line = timeline.from_readings(_rail(), t_ns, energy_of_a_step(t_ns, step_ns, before_w, after_w))
+    start_j, end_j = energy_of_a_step(ends, step_ns, before_w, after_w)
+    assert line.between(*ends) == pytest.approx(end_j - start_j, abs=1e-9)
+
+
+@given(
+    steps=st.lists(st.floats(0, 1), min_size=2, max_size=30),
+    cuts=st.lists(st.floats(0, 1), min_size=1, max_size=8).map(sorted),
+)
+def test_stretches_end_to_end_add_up_and_none_is_negative(steps, cuts):
+    t_ns = np.arange(len(steps) + 1) * MS
+    line = timeline.from_readings(_rail(), t_ns, np.cumsum([0.0, *steps]))
+    moments = [0, *(round(cut * t_ns[-1]) for cut in cuts), int(t_ns[-1])]
+    parts = [line.between(start, end) for start, end in pairwise(moments)]
+    assert sum(parts) == pytest.approx(sum(steps), abs=1e-9)
+    assert min(parts) >= -1e-12

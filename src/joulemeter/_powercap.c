@@ -89,7 +89,8 @@ static int reading(Zone *zone, int *doubted, int64_t *t_ns, double *value) {
     if (isnan(*value)) return 1;
     if (zone->has && *value == zone->given) {
         if ((double)(*t_ns - zone->given_t_ns) < QUIET_REFRESHES * zone->period_ns) return 0;
-    } else if (zone->known && *t_ns <= zone->trusted_until_ns && !clear_of(zone, *t_ns)) {
+    } else if (zone->known && *t_ns <= zone->trusted_until_ns) {
+        if (clear_of(zone, *t_ns)) return 0;
         int64_t edge_ns = llrint(refreshed_before(zone, *t_ns));
         if (zone->has && edge_ns <= zone->given_t_ns) {
             *doubted = 1;

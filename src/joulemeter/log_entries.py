@@ -42,9 +42,7 @@ def entries(what: Meter | Phase | Run) -> list[LogEntry]:
 
 
 def _entries(found: Sequence[tuple[int | None, Phase]]) -> list[LogEntry]:
-    return [
-        LogEntry(metrics, phase.origin, step) for step, phase in found if (metrics := phase.metrics())
-    ]
+    return [LogEntry(metrics, phase.origin, step) for step, phase in found if (metrics := phase.metrics())]
 
 
 def _of_run(run: Run) -> list[LogEntry]:

@@ -25,6 +25,7 @@ class Dense(nn.Module):
         self.added = [residual and k > 0 and sizes[k] == sizes[k + 1] for k in range(len(widths) - 1)]
 
     def forward(self, x: Tensor) -> Tensor:
+        """Outputs (b, outputs) for inputs (b, inputs)."""
         for layer, added in zip(self.layers, self.added, strict=False):
             y = torch.relu(layer(x))
             x = x + y if added else y
@@ -43,6 +44,7 @@ class Encoder(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Outputs (b, outputs) for inputs (b, inputs)."""
         out: Tensor = self.head(self.encoder(self.embed(x.unsqueeze(-1))).mean(dim=1))
         return out
 
@@ -60,6 +62,7 @@ class Convolutions(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Outputs (b, outputs) for inputs (b, inputs)."""
         out: Tensor = self.head(self.layers(x.unsqueeze(1)).mean(dim=2))
         return out
 

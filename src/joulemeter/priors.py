@@ -84,6 +84,7 @@ def scatter_shape(found: Powers, usual_w: float, seconds: Floats) -> float:
 
 
 def joint(prior: PowerPrior, idle: Prior) -> Prior:
+    """The Gaussian over powers (c,) and what stands beside them (k,): each known without the other."""
     mean, variance = prior.gaussian()
     count = len(mean)
     precision = np.zeros((count + len(idle.mean),) * 2)

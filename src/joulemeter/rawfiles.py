@@ -247,9 +247,7 @@ def _titles(ranks: list[int | None]) -> list[str]:
     return titles
 
 
-def _joined(
-    lanes: list[tuple[int, Lane]], titles: list[str], last_ns: int
-) -> tuple[Spans, list[str]]:
+def _joined(lanes: list[tuple[int, Lane]], titles: list[str], last_ns: int) -> tuple[Spans, list[str]]:
     """All lanes as one table; spans never left end with the last thing anybody wrote."""
     if not lanes:
         return Spans.empty(), []

@@ -270,6 +270,7 @@ class _Beat:
         self.thread = threading.Thread(target=self._renew, daemon=True)
 
     def take(self) -> None:
+        """Takes the store, from a holder that is dead too; raises what tells of one that lives."""
         found = self._read()
         if found and not _dead(found):
             until = time.monotonic() + PATIENCE_BEATS * BEAT_S

@@ -36,7 +36,7 @@ from pathlib import Path
 
 from joulemeter.errors import SourceUnavailable
 from joulemeter.reading import Polled, Rail, Reading
-from joulemeter.refresh import LOOK_NS, NEAR_NS, REFRESH_NS, Refresh
+from joulemeter.refresh import NEAR_NS, REFRESH_NS, Refresh
 
 try:
     from joulemeter._powercap import rounds as _rounds
@@ -151,8 +151,7 @@ class Powercap:
 
     def _state(self, number: int) -> tuple[int, bool, float, float, int, bool, int, float]:
         refresh, given = self._refreshes[number], self._given.get(number, Reading(number, 0, 0.0))
-        trusted_until_ns = self._look_ns[number] + LOOK_NS[1] if refresh.trusted else 0
-        pace = (refresh.known, refresh.edge_ns, refresh.period_ns, trusted_until_ns)
+        pace = (refresh.known, refresh.edge_ns, refresh.period_ns, refresh.trusted_until_ns)
         return (self._fds[number], *pace, number in self._given, given.t_ns, given.value)
 
     def _doubt(self, number: int) -> None:
@@ -180,12 +179,13 @@ class Powercap:
         return reading
 
     def _refreshed_ns(self, number: int, t_ns: int, before: Reading | None) -> int | None:
-        """When the counter took the value read at ``t_ns``; None where by its pace it cannot have: the next
-        reading holds those joules, at a moment that is known."""
+        """When the counter took the value read at ``t_ns``; None where by its pace it cannot have,
+        and where that is too near to a refresh to say: the next reading holds those joules."""
         refresh = self._refreshes[number]
-        overdue = t_ns > self._look_ns[number] + LOOK_NS[1]
-        if overdue or not refresh.trusted or refresh.clear_of(t_ns):
+        if t_ns > refresh.trusted_until_ns:
             return t_ns
+        if refresh.clear_of(t_ns):
+            return None
         edge_ns = round(refresh.before(t_ns))
         if before is not None and edge_ns <= before.t_ns:
             self._doubt(number)
@@ -228,7 +228,7 @@ class Powercap:
             return []
         number = self._look_ns.index(min(self._look_ns))
         refresh = self._refreshes[number]
-        if refresh.known:
+        if start_ns < refresh.counted_until_ns:
             moves = self._watch_one(number, refresh)
         else:
             moves = self._moves(number, _EDGES, (_EDGES + 1) * REFRESH_NS)
@@ -250,13 +250,14 @@ class Powercap:
 
     def _watch_one(self, number: int, refresh: Refresh) -> list[Reading]:
         now = self._clock()
+        ahead_ns = round(2 * refresh.error_ns(now)) + _AHEAD_NS
         next_ns = refresh.before(now) + refresh.period_ns
-        if next_ns - now < _AHEAD_NS:
+        if next_ns - now < ahead_ns:
             next_ns += refresh.period_ns
-        self._sleep((next_ns - _AHEAD_NS - now) / 1e9)
-        if self._clock() > next_ns - NEAR_NS:
+        self._sleep((next_ns - ahead_ns - now) / 1e9)
+        if self._clock() > next_ns - ahead_ns + _AHEAD_NS - NEAR_NS:
             return []  # woken too late to see it: that says nothing about the pace
-        moves = self._moves(number, 1, 2 * _AHEAD_NS)
+        moves = self._moves(number, 1, 2 * ahead_ns)
         if moves:
             refresh.learn(moves[0].t_ns)
         else:
@@ -267,14 +268,14 @@ class Powercap:
         """The counter's next ``count`` moves, stamped when they happened; fewer where they take too long."""
         moves: list[Reading] = []
         before_ns, before = self._stamped(number)
-        start_ns, deadline_ns = before_ns, before_ns + patience_ns
+        deadline_ns = before_ns + patience_ns
         while len(moves) < count and before_ns < deadline_ns:
             t_ns, value = self._stamped(number)
+            self._watching_ns -= min(t_ns - before_ns, NEAR_NS)
             # A longer gap between the two reads means that something else ran: the moment is not known.
             if value != before and not math.isnan(value - before) and t_ns - before_ns < NEAR_NS:
                 moves.append(Reading(number, (before_ns + t_ns) // 2, value))
             before_ns, before = t_ns, value
-        self._watching_ns -= before_ns - start_ns
         return moves
 
     def close(self) -> None:
