@@ -239,16 +239,17 @@ def test_refreshes_that_come_late_now_and_then_cost_no_knowledge_of_the_pace(tmp
     assert np.mean(np.abs(off_ns) < 100_000) > 0.9
 
 
-@given(st.lists(st.floats(-15_000, 15_000), min_size=7, max_size=7), st.integers(900_000, 1_100_000))
-def test_a_pace_is_trusted_only_as_far_as_the_refreshes_it_was_learned_from_can_tell(off_ns, period_ns):
-    refresh = Refresh()
-    refresh.acquire([round(1e9 + number * period_ns + off) for number, off in enumerate(off_ns)])
-    until_ns = refresh.trusted_until_ns
-    true_ns = 1e9 + (until_ns - 1e9) // period_ns * period_ns
-    away_ns = abs(refresh.before(until_ns) - true_ns)
-    assert refresh.known
-    assert min(away_ns, abs(away_ns - period_ns)) < 4 * NEAR_NS
-    assert until_ns < refresh.counted_until_ns
+def test_a_pace_is_trusted_only_as_far_as_the_refreshes_it_was_learned_from_can_tell():
+    chance, away_ns = random.Random(1), []
+    for _ in range(500):
+        period_ns, refresh = chance.randrange(900_000, 1_100_000), Refresh()
+        refresh.acquire([round(1e9 + n * period_ns + chance.gauss(0, 10_000)) for n in range(7)])
+        until_ns = refresh.trusted_until_ns
+        assert 0 < until_ns < refresh.counted_until_ns
+        off_ns = (refresh.before(until_ns) - 1e9) % period_ns
+        away_ns.append(min(off_ns, period_ns - off_ns))
+    assert np.quantile(away_ns, 0.95) < 4 * NEAR_NS
+    assert np.median(away_ns) < NEAR_NS
 
 
 def test_a_refresh_after_so_long_that_none_can_count_the_periods_teaches_nothing_wrong(tmp_path):

@@ -128,7 +128,9 @@ def energy_of_a_step(t_ns, step_ns: int, before_w: float, after_w: float):
 )
 def test_a_step_of_power_between_two_readings_of_a_counter_is_found(step_ns, before_w, after_w, ends):
     t_ns = np.arange(21) * MS
-    line = timeline.from_readings(_rail(), t_ns, energy_of_a_step(t_ns, step_ns, before_w, after_w))
+    line = timeline.from_readings(
+        _rail(period_ns=MS), t_ns, energy_of_a_step(t_ns, step_ns, before_w, after_w)
+    )
     start_j, end_j = energy_of_a_step(ends, step_ns, before_w, after_w)
     assert line.between(*ends) == pytest.approx(end_j - start_j, abs=1e-9)
 
@@ -139,8 +141,18 @@ def test_a_step_of_power_between_two_readings_of_a_counter_is_found(step_ns, bef
 )
 def test_stretches_end_to_end_add_up_and_none_is_negative(steps, cuts):
     t_ns = np.arange(len(steps) + 1) * MS
-    line = timeline.from_readings(_rail(), t_ns, np.cumsum([0.0, *steps]))
+    line = timeline.from_readings(_rail(period_ns=MS), t_ns, np.cumsum([0.0, *steps]))
     moments = [0, *(round(cut * t_ns[-1]) for cut in cuts), int(t_ns[-1])]
     parts = [line.between(start, end) for start, end in pairwise(moments)]
     assert sum(parts) == pytest.approx(sum(steps), abs=1e-9)
     assert min(parts) >= -1e-12
+
+
+def test_readings_that_show_nothing_new_put_no_zero_between_two_others() -> None:
+    """Read at odd moments, a counter shows steps now and then: what they are over time is no power."""
+    t_ns = np.array([0.0, 0.64, 1.15, 2.27, 2.64]) * MS
+    line = timeline.from_readings(
+        _rail(period_ns=MS), t_ns.astype(np.int64), np.array([0.0, 0.1, 0.1, 0.2, 0.3])
+    )
+    for start_ns in range(1_150_000, 2_260_000, 10_000):
+        assert line.between(start_ns, start_ns + 10_000) > 0

@@ -27,6 +27,9 @@ _FROZEN_STEPS = 20
 _UNREAD_NS, _UNREAD_PERIODS = 100_000_000, 5
 """A last reading this much before the end of a run is the last that a sampler took before it died."""
 
+_WHOLE = 0.9
+"""An interval longer than this part of a period holds a refresh: true paces differ a little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gap:
@@ -91,20 +94,18 @@ class Timeline:
     def _at(self, t_ns: int) -> float:
         """The cumulative energy at ``t_ns``: a straight line between two readings; where a counter's power
         in between lies between those before and after, the lines of these two, to the moment where they meet.
-        A step of power is so put where it was (subcell resolution, Harten 1989, J. Comput. Phys. 83, 148)."""
+        A step of power is so put where it was (subcell resolution, Harten 1989, J. Comput. Phys. 83, 148).
+        An interval shorter than a refresh, or with nothing new, shows when it was read, not a power."""
         after = min(max(int(np.searchsorted(self.t_ns, t_ns, side="left")), 1), len(self.t_ns) - 1)
         from_ns, to_ns = int(self.t_ns[after - 1]), int(self.t_ns[after])
         from_j, to_j = float(self.energy_j[after - 1]), float(self.energy_j[after])
         power = (to_j - from_j) / (to_ns - from_ns)
-        around = slice(after - 2, after + 2)
-        if (
-            self.rail.kind == "counter"
-            and 2 <= after < len(self.t_ns) - 1
-            and not self.unknown[after - 2 : after + 1].any()
-        ):
-            steps = np.diff(self.energy_j[around]) / np.diff(self.t_ns[around])
-            before_w, after_w = float(steps[0]), float(steps[2])
-            if min(before_w, after_w) < power < max(before_w, after_w):
+        if self.rail.kind == "counter" and 2 <= after < len(self.t_ns) - 1:
+            around = slice(after - 2, after + 2)
+            dt_ns, step_j = np.diff(self.t_ns[around]), np.diff(self.energy_j[around])
+            before_w, after_w = float(step_j[0] / dt_ns[0]), float(step_j[2] / dt_ns[2])
+            whole = dt_ns.min() > _WHOLE * self.rail.period_ns and step_j.min() > 0
+            if whole and min(before_w, after_w) < power < max(before_w, after_w):
                 step_ns = (to_ns - from_ns) * (power - after_w) / (before_w - after_w)
                 since_ns = t_ns - from_ns
                 return from_j + before_w * since_ns if since_ns < step_ns else to_j - after_w * (to_ns - t_ns)
