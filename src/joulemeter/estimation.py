@@ -30,7 +30,7 @@ from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.reading import Rail
 from joulemeter.response import Found
-from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, curve, likelihood, paced, steps_of
+from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, busiest, curve, likelihood, paced, steps_of
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -50,9 +50,6 @@ ROUGH = 20_000
 
 SHIFTS = 4
 """How often the rows are laid out again with the lag that the fit asks for."""
-
-SCANNED_ROWS = 300
-"""Readings in a row by which a counter's pace is found."""
 
 STEADY_S = 0.01
 """Within a long call, power is taken to wander on its own from one hundredth of a second to the next."""
@@ -149,7 +146,7 @@ def _with_ticks(
     ticks = Ticks(float(lag), float(response.window_ns), 0.02)
     quantum_j = windows(timeline, Response(0)).quantum_j
     steps, energy = _steps(timeline, run, matter, idle)
-    ticks = paced(steps.take(_busiest(steps)), energy, ticks, told, silent=steps.silent)
+    ticks = paced(steps.take(busiest(steps)), energy, ticks, told, silent=steps.silent)
     if ticks.period_ns <= ASKED_NS:
         run, response = _asked(timeline, run, matter, idle, response, ticks, guess)
         return run, response, likelihood(*_steps(timeline, run, matter, idle), ticks)
@@ -175,14 +172,6 @@ def _asked(
         made = _rows(windows(timeline, response), idle, kept.occupancy, matter.gap, matter.call_s)
         run = _fitted(made, guess, idle, matter.seconds, matter.call_s, kept, run)
     return run, response
-
-
-def _busiest(steps: Steps) -> slice:
-    """Some readings in a row from the middle of what ran."""
-    some = np.flatnonzero(steps.variance > 0)
-    middle = int(np.median(some)) if len(some) else len(steps.t_ns) // 2
-    low = max(middle - SCANNED_ROWS // 2, 0)
-    return slice(low, min(low + SCANNED_ROWS, len(steps.t_ns)))
 
 
 def _steps(timeline: Timeline, run: _Fit, matter: Matter, idle: Idle) -> tuple[Steps, Curve]:

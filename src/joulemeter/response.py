@@ -4,12 +4,13 @@ readings likeliest."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import linalg, sparse
 
+from joulemeter import ages
 from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns
 from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
@@ -91,7 +92,13 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
             )
         ]
     least = told.lag_ns if lag_known else 0
-    return _narrowed(search, pairs, step, least, lag_known and gauge, window_known)
+    found = _narrowed(search, pairs, step, least, lag_known and gauge, gauge and window_known)
+    if gauge or not search.follow(timeline, occupancy):
+        return found
+    span = int(search.told.window_ns)
+    pairs = [Response(lag, span) for lag in dict.fromkeys(each.lag_ns for each in pairs) if lag >= span // 2]
+    followed = _narrowed(search, pairs, step, 0, False, True)
+    return max(found, followed, key=lambda each: each[0].score)
 
 
 def stated(timeline: Timeline) -> Response:
@@ -166,7 +173,7 @@ def _narrowed(
         for leader in leaders:
             spans = (
                 [leader.window_ns]
-                if window_fixed and not search.counter
+                if window_fixed
                 else [int(leader.window_ns * f) for f in (1 / ratio, 1.0, ratio)]
             )
             for span in spans:
@@ -265,7 +272,20 @@ class _Search:
         self._call_s = _group_calls(occupancy, columns)
         self._noise = Noise(0.05**2, 0.1 * timeline.spacing_ns / 1e9 if self.counter else 0.005)
         self._usual = self._noise
-        self._quantum = 0.0
+        self._smear_ns = -1
+
+    def follow(self, timeline: Timeline, occupancy: Occupancy) -> bool:
+        """Takes a counter's readings for those of the moments that its ticks tell, if they do."""
+        found = ages.told(timeline, occupancy, self._idle_w, LONGEST_LAG_NS, self._rows.at)
+        if found is None:
+            return False
+        period = int(found.ticks.period_ns)
+        off = (found.mean_ns[self._rows.at] - period / 2).astype(np.int64)
+        self._rows = replace(self._rows, t_ns=self._rows.t_ns - off)
+        # A stretch is the square root of twelve as long as its standard deviation.
+        self._smear_ns = int(np.sqrt(12) * np.median(found.sigma_ns[self._rows.at]))
+        self.told, self._noise = Response(self.told.lag_ns, period), self._usual
+        return True
 
     def glances(self, pairs: list[Response]) -> Floats:
         """A quick score (n,) for each pair."""
@@ -330,7 +350,9 @@ class _Search:
 
     def _edges(self, pair: Response) -> list[int]:
         """How far before an edge to look: a gauge's window, or where a counter's tick may lie."""
-        return smeared_ns(pair.window_ns, 4) if self.counter else [0, pair.window_ns]
+        if not self.counter:
+            return [0, pair.window_ns]
+        return smeared_ns(pair.window_ns if self._smear_ns < 0 else self._smear_ns, 4)
 
 
 def _jacobian(pair: Response, made: Design) -> float:
@@ -344,9 +366,10 @@ def _jacobian(pair: Response, made: Design) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Excerpt:
-    """Readings around the greatest changes: ``t_ns`` (n,), joules between them (n − 1,), and whether those
-    are known."""
+    """Readings around the greatest changes: ``at`` (n,) which of all, ``t_ns`` (n,), joules between them
+    (n − 1,), and whether those are known."""
 
+    at: Ints
     t_ns: Ints
     step_j: Floats
     known: NDArray[np.bool_]
@@ -356,6 +379,7 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
     """A third around the first span's start, a third around the last span's end, a third around the
     middle."""
     t_ns, step, known = timeline.t_ns, np.diff(timeline.energy_j), ~timeline.unknown
+    kept = np.arange(len(t_ns))
     if timeline.rail.kind == "counter":
         fresh = np.append(True, (step > 0) | ~known)
         fresh[-1] = True
@@ -365,7 +389,7 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
     # A row many times as long as the others tells nothing of a lag, and would drown what they tell.
     known &= np.diff(t_ns) < LONG_ROW * np.median(np.diff(t_ns))
     if len(step) <= ROWS:
-        return _Excerpt(t_ns, step, known)
+        return _Excerpt(kept, t_ns, step, known)
     middles = np.array(
         [
             occupancy.start_ns.min(),
@@ -376,7 +400,7 @@ def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
     lows = np.clip(np.searchsorted(t_ns, middles) - ROWS // 6, 0, len(step) - ROWS // 3)
     keep = np.unique(np.concatenate([np.arange(low, low + ROWS // 3 + 1) for low in lows]))
     joined = np.diff(keep) == 1
-    return _Excerpt(t_ns[keep], np.where(joined, step[keep[:-1]], 0.0), joined & known[keep[:-1]])
+    return _Excerpt(kept[keep], t_ns[keep], np.where(joined, step[keep[:-1]], 0.0), joined & known[keep[:-1]])
 
 
 def _nearby(rows: _Excerpt, reach: int) -> Stretches:

@@ -42,8 +42,14 @@ FEW = 2
 MOST_STEPS = 30_000
 """Steps that are looked at, of a run that has more."""
 
+SCANNED_ROWS = 300
+"""Readings in a row by which a counter's pace is found."""
+
 SCANNED = 12
 """Ages that are told apart while a pace is sought."""
+
+FOLLOWED = 24
+"""Ages that are told apart while they are followed."""
 
 FAR = 25.0
 """Squared deviations beyond this are no less likely: readings that err wildly tell nothing."""
@@ -134,6 +140,35 @@ def curve(occupancy: Occupancy, gap: Stretches, per_s: Floats) -> Curve:
     order = np.argsort(t, kind="stable")
     t, level = t[order], np.cumsum(step[order])
     return Curve(t, np.concatenate([np.zeros(min(len(t), 1)), np.cumsum(level[:-1] * np.diff(t) / 1e9)]))
+
+
+def busiest(steps: Steps) -> slice:
+    """Some readings in a row from the middle of what ran."""
+    some = np.flatnonzero(steps.variance > 0)
+    middle = int(np.median(some)) if len(some) else len(steps.t_ns) // 2
+    low = max(middle - SCANNED_ROWS // 2, 0)
+    return slice(low, min(low + SCANNED_ROWS, len(steps.t_ns)))
+
+
+def followed(steps: Steps, energy: Curve, ticks: Ticks) -> tuple[Floats, Floats]:
+    """The age of each reading and its standard deviation (n,), in ns, by all steps before and after (Rabiner 1989,
+    equations 19, 24, 26)."""
+    ages = ticks.ages_ns(FOLLOWED)
+    shown = _shown(steps, energy, ticks, ages)
+    whole = slice(0, len(steps.joules))
+    pairs = likely_moves(steps, ticks, ages, whole) * _fits(steps, shown, ticks, whole)
+    before, after = np.full((len(steps.t_ns), len(ages)), 1 / len(ages)), np.ones(len(ages))
+    for at, pair in enumerate(pairs):
+        ahead = before[at] @ pair
+        before[at + 1] = ahead / max(ahead.sum(), 1e-300)
+    both = before
+    for at in range(len(pairs) - 1, -1, -1):
+        after = pairs[at] @ after
+        after /= max(after.max(), 1e-300)
+        both[at] *= after
+    both /= np.maximum(both.sum(axis=1, keepdims=True), 1e-300)
+    mean = both @ ages
+    return mean, np.sqrt(np.maximum(both @ ages**2 - mean**2, 0.0))
 
 
 def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, silent: bool = False) -> Ticks:
