@@ -12,7 +12,7 @@ from joulemeter.design import Stretches
 from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.slopes import Slopes, Spread, Table, Walk, gram_of, slopes, table
-from joulemeter.ticks import MOST_STEPS, Steps, Ticks, bins_of, excerpt, nearly, neighbours
+from joulemeter.ticks import ASKED_NS, MOST_STEPS, Steps, Ticks, bins_of, excerpt, nearly, neighbours, when_asked
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,6 +46,9 @@ GLANCE = 3
 
 CLEAR = 1.0
 """How much likelier, as a logarithm, another pace has to be."""
+
+SHORT = 0.1
+"""Ticks that are this part of a read apart are easily taken for one at each read, or the other way round."""
 
 HOPELESS = 200.0
 """How much less likely, as a logarithm, a pace is that no better powers will save."""
@@ -98,6 +101,10 @@ def highest(
         """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
+    if ticks.period_ns < SHORT * spacing_ns:
+        fresh = climbed(steps, quantum_j, when_asked(ticks, told), told, start, matter, beliefs)
+    if ticks.period_ns <= ASKED_NS:
+        return fresh
     best, done = tried(ticks, start, -np.inf), [ticks]
     while True:
         here = Start(best.powers.mean[: len(start.powers)], best.variation)
@@ -113,7 +120,8 @@ def highest(
             break
     # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
     begin = here if len(some.joules) == len(steps.joules) else start
-    return climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
+    found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
+    return fresh if ticks.period_ns < SHORT * spacing_ns and fresh.score > found.score - CLEAR else found
 
 
 def climbed(

@@ -147,13 +147,12 @@ def _with_ticks(
     quantum_j = windows(timeline, Response(0)).quantum_j
     steps, energy = _steps(timeline, run, matter, idle)
     ticks = paced(steps.take(busiest(steps)), energy, ticks, told, silent=steps.silent)
-    if ticks.period_ns <= ASKED_NS:
-        run, response = _asked(timeline, run, matter, idle, response, ticks, guess)
-        return run, response, likelihood(*_steps(timeline, run, matter, idle), ticks)
     steps = replace(steps, joules=np.diff(timeline.energy_j))
     start = Start(run.powers.mean[: run.powers.columns + len(idle.mean_w)], run.noise.variation)
     summit = highest(steps, quantum_j, ticks, told, start, matter, run.beliefs)
     ticks, score = summit.ticks, summit.score
+    if ticks.period_ns <= ASKED_NS:
+        return *_asked(timeline, run, matter, idle, response, ticks, guess), score
     noise = replace(run.noise, variation=summit.variation)
     rested = _rested(idle, summit.powers, summit.factor)
     covariance = summit.energies.covariance + _unseen_idle(run.by_knot, rested, summit.powers, summit.factor)
@@ -167,7 +166,7 @@ def _asked(
 ) -> tuple[_Fit, Response]:
     """The fit of a counter that is fresh whenever it is asked: a reading shows its own moment."""
     kept = matter.kept
-    if response.window_ns:
+    if response != Response(int(ticks.lag_ns)):
         response = Response(int(ticks.lag_ns))
         made = _rows(windows(timeline, response), idle, kept.occupancy, matter.gap, matter.call_s)
         run = _fitted(made, guess, idle, matter.seconds, matter.call_s, kept, run)

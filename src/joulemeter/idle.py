@@ -39,6 +39,9 @@ UNUSUAL = 2.0
 PLATEAU = 0.15
 """A level this far above the lower ones is no drift: a device that stayed up, or work that no span shows."""
 
+UNMOVED = 3.0
+"""Times as long as the usual one a counter's first row is if its first readings showed nothing."""
+
 KNOTS = 12
 """The most straight pieces that idle is made of."""
 
@@ -166,6 +169,7 @@ def _steady(
     low, high = np.searchsorted(rows.start_ns, start), np.searchsorted(rows.end_ns, end, side="right")
     if high <= low:
         return None
+    low += int(low == 0 and _waits(rows))
     mine = rows.take(slice(int(low), int(high)))
     if high - low < 3:
         # Too few to see whether they are steady: taken with a margin, a wider one where a tail may hide.
@@ -178,6 +182,11 @@ def _steady(
     count = max(1, min(count, len(steady) // 4))
     cuts = np.linspace(0, len(steady), count + 1).astype(int)
     return steady_from, [_piece(steady.take(slice(a, b))) for a, b in pairwise(cuts.tolist())]
+
+
+def _waits(rows: Windows) -> bool:
+    """Whether a counter's first readings show nothing: since when it has not moved, none of them tells."""
+    return bool(len(rows) > 1 and rows.linked[1] and rows.length_s[0] > UNMOVED * np.median(rows.length_s))
 
 
 def _tail_rows(rows: Windows) -> int:
