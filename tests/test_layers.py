@@ -46,6 +46,7 @@ SUMS = {
         "nesting",
         "priors",
         "design",
+        "ages",
         "ticks",
         "slopes",
         "ascent",

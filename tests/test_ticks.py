@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from joulemeter.design import Stretches
 from joulemeter.occupancy import occupy
-from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, curve, excerpt, likelihood, paced
+from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, curve, excerpt, followed, paced
 from simulated_machine import IDLE_W, MS, Machine, S, program
 
 WATTS = [15.0, 120.0, 45.0, 80.0, 30.0]
@@ -53,16 +55,27 @@ def test_a_counter_that_is_fresh_when_asked_is_said_to_be() -> None:
 
 
 def test_of_many_steps_some_stretches_stand_for_all_and_what_joins_them_is_unknown() -> None:
-    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 1.0, 10.0)
+    steps, _, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 1.0, 10.0)
     some = excerpt(steps, 300)
     assert len(some.t_ns) == 300
     assert (~some.known).sum() == 9
     np.testing.assert_array_equal(some.joules[:29], steps.joules[:29])
     assert excerpt(steps, 10_000) is steps
-    assert np.isfinite(likelihood(some, energy, Ticks(0.0, 1.0 * MS, 0.01)))
 
 
-def test_the_true_pace_is_likelier_than_another() -> None:
-    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 5.0, 20.0)
-    right, wrong = Ticks(0.0, 5.0 * MS, 0.01), Ticks(0.0, ASKED_NS, 0.01)
-    assert likelihood(steps, energy, right) > likelihood(steps, energy, wrong) + 50
+@pytest.mark.parametrize("tick_ms", [20.15, 19.85])
+def test_ages_are_followed_through_the_saw(tick_ms: float) -> None:
+    steps, energy, age_ns = _read(program(2, WATTS, LENGTHS, seconds=8.0), tick_ms, 20.0)
+    mean, sigma = followed(steps, energy, Ticks(0.0, tick_ms * MS, 0.01))
+    inner = slice(20, -20)
+    off = (mean - age_ns)[inner]
+    assert np.sqrt(np.mean(off**2)) < 0.05 * tick_ms * MS
+    assert np.mean(np.abs(off) < 3 * sigma[inner] + 0.02 * tick_ms * MS) > 0.95
+
+
+def test_ages_of_which_nothing_tells_are_anywhere_in_a_period() -> None:
+    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 20.15, 20.0)
+    nothing = replace(steps, known=np.zeros(len(steps.joules), bool))
+    mean, sigma = followed(nothing, energy, Ticks(0.0, 20.0 * MS, 0.01))
+    np.testing.assert_allclose(mean, 10.0 * MS, rtol=1e-6)
+    np.testing.assert_allclose(sigma, 20.0 * MS / np.sqrt(12), rtol=1e-2)

@@ -12,7 +12,17 @@ from joulemeter.design import Stretches
 from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.slopes import Slopes, Spread, Table, Walk, gram_of, slopes, table
-from joulemeter.ticks import ASKED_NS, MOST_STEPS, Steps, Ticks, bins_of, excerpt, nearly, neighbours, when_asked
+from joulemeter.ticks import (
+    ASKED_NS,
+    MOST_STEPS,
+    Steps,
+    Ticks,
+    bins_of,
+    excerpt,
+    nearly,
+    neighbours,
+    when_asked,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,18 +103,17 @@ def highest(
     """The summit under the likeliest pace: from ``ticks`` on to its neighbours while readings grow likelier.
 
     A pace found by a few readings under rough powers may be another's alias: ten ticks between two reads look
-    like nine longer ones, as long as powers are not those that fit best.
+    like nine longer ones, as long as powers are not those that fit best. So may short ticks that took up what
+    rough powers left over: a counter that is fresh whenever it is asked is tried beside them.
     """
+    if ticks.period_ns <= ASKED_NS:
+        return climbed(steps, quantum_j, ticks, told, start, matter, beliefs)
     some, spacing_ns = excerpt(steps, TRIED), float(np.median(np.diff(steps.t_ns)))
 
     def tried(pace: Ticks, begin: Start, least: float) -> Summit:
         """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
-    if ticks.period_ns < SHORT * spacing_ns:
-        fresh = climbed(steps, quantum_j, when_asked(ticks, told), told, start, matter, beliefs)
-    if ticks.period_ns <= ASKED_NS:
-        return fresh
     best, done = tried(ticks, start, -np.inf), [ticks]
     while True:
         here = Start(best.powers.mean[: len(start.powers)], best.variation)
@@ -121,7 +130,10 @@ def highest(
     # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
     begin = here if len(some.joules) == len(steps.joules) else start
     found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
-    return fresh if ticks.period_ns < SHORT * spacing_ns and fresh.score > found.score - CLEAR else found
+    if ticks.period_ns >= SHORT * spacing_ns:
+        return found
+    fresh = climbed(steps, quantum_j, when_asked(ticks, told), told, start, matter, beliefs)
+    return fresh if fresh.score > found.score - CLEAR else found
 
 
 def climbed(

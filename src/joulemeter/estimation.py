@@ -30,7 +30,7 @@ from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.reading import Rail
 from joulemeter.response import Found
-from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, busiest, curve, likelihood, paced, steps_of
+from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, busiest, curve, paced, steps_of
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:

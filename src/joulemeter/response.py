@@ -14,7 +14,7 @@ from joulemeter import ages
 from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns
 from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
-from joulemeter.occupancy import Occupancy, around, seconds_between
+from joulemeter.occupancy import Occupancy, around, busy_stretches, seconds_between
 from joulemeter.reading import Rail
 from joulemeter.timeline import Timeline
 
@@ -276,7 +276,8 @@ class _Search:
 
     def follow(self, timeline: Timeline, occupancy: Occupancy) -> bool:
         """Takes a counter's readings for those of the moments that its ticks tell, if they do."""
-        found = ages.told(timeline, occupancy, self._idle_w, LONGEST_LAG_NS, self._rows.at)
+        busy = Stretches(*busy_stretches(occupancy))
+        found = ages.told(timeline, busy, self._idle_w, LONGEST_LAG_NS, self._rows.at)
         if found is None:
             return False
         period = int(found.ticks.period_ns)

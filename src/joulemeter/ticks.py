@@ -151,8 +151,8 @@ def busiest(steps: Steps) -> slice:
 
 
 def followed(steps: Steps, energy: Curve, ticks: Ticks) -> tuple[Floats, Floats]:
-    """The age of each reading and its standard deviation (n,), in ns, by all steps before and after (Rabiner 1989,
-    equations 19, 24, 26)."""
+    """The age of each reading and its standard deviation (n,), in ns, by all steps before and after (Rabiner
+    1989, equations 19, 24, 26)."""
     ages = ticks.ages_ns(FOLLOWED)
     shown = _shown(steps, energy, ticks, ages)
     whole = slice(0, len(steps.joules))
@@ -253,12 +253,6 @@ def nearly(one: Ticks, other: Ticks, spacing_ns: float) -> bool:
 def _finest(ticks: Ticks, spacing_ns: float) -> float:
     """By which fraction periods are told apart: a fifth of what jitter comes to from one read to the next."""
     return float(0.2 * JITTERS[1] / np.sqrt(max(spacing_ns / ticks.period_ns, 1.0)))
-
-
-def likelihood(steps: Steps, energy: Curve, ticks: Ticks) -> float:
-    """The log probability of some steps under a pace; of very many, a few stretches stand for all."""
-    some = excerpt(steps, MOST_STEPS)
-    return float(_scores(some, energy, [ticks])[0]) * len(steps.joules) / len(some.joules)
 
 
 def excerpt(steps: Steps, most: int) -> Steps:
