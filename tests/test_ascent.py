@@ -38,7 +38,7 @@ def test_a_pace_that_was_taken_for_its_alias_is_found_all_the_same(taken_for: fl
     others = Prior(np.array([IDLE_W, IDLE_W, 0.0]), np.diag([1.0, 1.0, 1e14]))
     beliefs = priors.Beliefs(priors.power_prior(usual_w, priors.SHAPE, kept), others, priors.alike(kept))
     start = Start(np.append(np.full(len(seconds), usual_w), [IDLE_W, IDLE_W]), 0.05**2)
-    found = highest(steps, 0.0, Ticks(0.0, taken_for * MS, 0.01), True, start, matter, beliefs)
+    found = highest(steps, 0.0, [Ticks(0.0, taken_for * MS, 0.01)], True, start, matter, beliefs)
     assert found.ticks.period_ns == pytest.approx(TICK_MS * MS, rel=3e-3)
     assert np.abs(found.energies.mean[:5] - made.true_j).sum() < 0.02 * made.true_j.sum()
 
@@ -63,7 +63,9 @@ def test_paces_faster_than_any_counter_ticks_are_no_neighbours() -> None:
     assert all(each.period_ns >= 0.6 * MS for each in neighbours(fastest, 10.0 * MS, told=True))
 
 
-def test_long_calls_that_the_steps_by_which_paces_are_told_do_not_see_have_their_powers_all_the_same() -> None:
+def test_long_calls_that_the_steps_by_which_paces_are_told_do_not_see_have_their_powers_all_the_same() -> (
+    None
+):
     made = program(5, [15.0, 120.0, 45.0, 80.0], [700.0, 600.0, 800.0, 650.0], seconds=9.0)
     read = counter(made, 1, period_ms=1.0, tick_ms=0.993)
     assert len(read.t_ns) > TRIED

@@ -49,7 +49,7 @@ def told(timeline: Timeline, busy: Stretches, idle_w: float, reach_ns: int, at: 
     if not silent:
         return None
     spacing = float(timeline.spacing_ns)
-    ticks = paced(steps.take(busiest(steps)), energy, Ticks(0.0, spacing, 0.02), told=True, silent=True)
+    (ticks, *_) = paced(steps.take(busiest(steps)), energy, Ticks(0.0, spacing, 0.02), told=True, silent=True)
     mean, sigma = np.full(len(steps.t_ns), np.nan), np.full(len(steps.t_ns), np.nan)
     for first, last in _runs(at):
         low, high = max(first - NEAR, 0), min(last + NEAR + 1, len(steps.t_ns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -98,24 +99,34 @@ class Summit:
 
 
 def highest(
-    steps: Steps, quantum_j: float, ticks: Ticks, told: bool, start: Start, matter: Matter, beliefs: Beliefs
+    steps: Steps,
+    quantum_j: float,
+    paces: Sequence[Ticks],
+    told: bool,
+    start: Start,
+    matter: Matter,
+    beliefs: Beliefs,
 ) -> Summit:
-    """The summit under the likeliest pace: from ``ticks`` on to its neighbours while readings grow likelier.
+    """The summit under the likeliest of ``paces``, and on to its neighbours while readings grow likelier;
+    of short ticks, also of a counter that is fresh whenever it is asked.
 
     A pace found by a few readings under rough powers may be another's alias: ten ticks between two reads look
-    like nine longer ones, as long as powers are not those that fit best. So may short ticks that took up what
-    rough powers left over: a counter that is fresh whenever it is asked is tried beside them.
+    like nine longer ones, as long as powers are not those that fit best; and short ticks may take up what
+    rough powers leave over.
     """
-    if ticks.period_ns <= ASKED_NS:
-        return climbed(steps, quantum_j, ticks, told, start, matter, beliefs)
     some, spacing_ns = excerpt(steps, TRIED), float(np.median(np.diff(steps.t_ns)))
 
     def tried(pace: Ticks, begin: Start, least: float) -> Summit:
         """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
-        return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
+        turns = TURNS if pace.period_ns <= ASKED_NS else GLANCE
+        return climbed(some, quantum_j, pace, told, begin, matter, beliefs, turns, least)
 
-    best, done = tried(ticks, start, -np.inf), [ticks]
-    while True:
+    done = list(paces)
+    if not any(each.period_ns <= ASKED_NS for each in done) and done[0].period_ns < SHORT * spacing_ns:
+        done.insert(0, when_asked(done[0], told))
+    best = max((tried(pace, start, -np.inf) for pace in done), key=lambda each: each.score)
+    here = start
+    while best.ticks.period_ns > ASKED_NS:
         here = Start(best.powers.mean[: len(start.powers)], best.variation)
         for pace in neighbours(best.ticks, spacing_ns, told):
             if any(nearly(pace, each, spacing_ns) for each in done):
@@ -129,11 +140,7 @@ def highest(
             break
     # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
     begin = here if len(some.joules) == len(steps.joules) else start
-    found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
-    if ticks.period_ns >= SHORT * spacing_ns:
-        return found
-    fresh = climbed(steps, quantum_j, when_asked(ticks, told), told, start, matter, beliefs)
-    return fresh if fresh.score > found.score - CLEAR else found
+    return climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
 
 
 def climbed(

@@ -146,10 +146,10 @@ def _with_ticks(
     ticks = Ticks(float(lag), float(response.window_ns), 0.02)
     quantum_j = windows(timeline, Response(0)).quantum_j
     steps, energy = _steps(timeline, run, matter, idle)
-    ticks = paced(steps.take(busiest(steps)), energy, ticks, told, silent=steps.silent)
+    paces = paced(steps.take(busiest(steps)), energy, ticks, told, silent=steps.silent)
     steps = replace(steps, joules=np.diff(timeline.energy_j))
     start = Start(run.powers.mean[: run.powers.columns + len(idle.mean_w)], run.noise.variation)
-    summit = highest(steps, quantum_j, ticks, told, start, matter, run.beliefs)
+    summit = highest(steps, quantum_j, paces, told, start, matter, run.beliefs)
     ticks, score = summit.ticks, summit.score
     if ticks.period_ns <= ASKED_NS:
         return *_asked(timeline, run, matter, idle, response, ticks, guess), score

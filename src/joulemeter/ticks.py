@@ -33,6 +33,15 @@ MOST_PERIOD_NS = 100_000_000.0
 JITTERS = (0.01, 0.02, 0.06)
 """Fractions of its period by which one tick may differ from the next."""
 
+UNSURE = 20.0
+"""How much less likely, as a logarithm, a pace may seem by rough powers and still be looked at."""
+
+OTHER = 1.2
+"""By how much the logarithms of quite other periods differ."""
+
+MOST_PACES = 3
+"""Paces that are looked at with the best powers of each."""
+
 SHIFTS = (-0.45, -0.3, -0.15, 0.0, 0.15, 0.3, 0.45)
 """How far a lag may lie from what the mean age says, in periods."""
 
@@ -171,34 +180,44 @@ def followed(steps: Steps, energy: Curve, ticks: Ticks) -> tuple[Floats, Floats]
     return mean, np.sqrt(np.maximum(both @ ages**2 - mean**2, 0.0))
 
 
-def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, silent: bool = False) -> Ticks:
-    """The pace under which some steps in a row are likeliest; ``silent``: of those about as long as a step.
+def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, silent: bool = False) -> list[Ticks]:
+    """Paces under which some steps in a row are likely, the likeliest first: others of quite another period
+    follow where rough powers hardly tell between them. ``silent``: of those about as long as a step.
 
     ``told``: the lag is that of ``guess``, else what is known of it is the mean age, lag and half a period.
     """
     middle = guess.lag_ns + (0 if told else guess.period_ns / 2)
     spacing = float(np.median(np.diff(steps.t_ns)))
-
-    def at(period: float, jitter: float, shift: float = 0.0) -> Ticks:
-        """Such a clock, its mean age kept unless the lag is told."""
-        lag = guess.lag_ns if told else max(middle - (0.5 - shift) * period, 0.0)
-        return Ticks(lag, period, jitter)
-
     shifts = (0.0,) if told else SHIFTS if silent else SHIFTS[::2]
-    tried = [at(period, JITTERS[1], shift) for period in _periods(spacing, silent) for shift in shifts]
-    some = _likeliest(steps, energy, tried)
-    if not told:
-        middle = some.lag_ns + some.period_ns / 2
+    tried = [
+        Ticks(guess.lag_ns if told else max(middle - (0.5 - shift) * period, 0.0), period, JITTERS[1])
+        for period in _periods(spacing, silent)
+        for shift in shifts
+    ]
+    scores = _all_scores(steps, energy, tried)
+    chosen: list[Ticks] = []
+    for place in np.argsort(-scores).tolist():
+        if scores[place] < scores.max() - UNSURE or len(chosen) == MOST_PACES:
+            break
+        if all(abs(np.log(tried[place].period_ns / each.period_ns)) > OTHER for each in chosen):
+            chosen.append(tried[place])
+    return [_refined(steps, energy, each, told, spacing) for each in chosen]
+
+
+def _refined(steps: Steps, energy: Curve, some: Ticks, told: bool, spacing: float) -> Ticks:
+    """The likeliest pace near one, and its jitter."""
     if some.period_ns <= ASKED_NS:
         return some
     for ratio in (0.5, 0.2):
         step = ratio * JITTERS[1] / np.sqrt(max(spacing / some.period_ns, 1.0))
-        moved = (0.0,) if told else SHIFTS
-        near = [some.period_ns * (1 + k * step) for k in (-2, -1, 0, 1, 2)]
-        some = _likeliest(steps, energy, [at(p, some.jitter, ratio * s) for p in near for s in moved])
-        if not told:
-            middle = some.lag_ns + some.period_ns / 2
-    return _likeliest(steps, energy, [at(some.period_ns, jitter) for jitter in JITTERS])
+        near = []
+        for period in (some.period_ns * (1 + k * step) for k in (-2, -1, 0, 1, 2)):
+            middle = max(some.lag_ns + (some.period_ns - period) / 2, 0.0)
+            moved = (0.0,) if told else SHIFTS
+            lags = [some.lag_ns if told else max(middle + ratio * each * period, 0.0) for each in moved]
+            near += [Ticks(lag, period, some.jitter) for lag in lags]
+        some = _likeliest(steps, energy, near)
+    return _likeliest(steps, energy, [replace(some, jitter=jitter) for jitter in JITTERS])
 
 
 def _periods(spacing_ns: float, silent: bool) -> Floats:
@@ -275,8 +294,11 @@ def excerpt(steps: Steps, most: int) -> Steps:
 
 
 def _likeliest(steps: Steps, energy: Curve, some: list[Ticks]) -> Ticks:
-    scores = np.concatenate([_scores(steps, energy, some[low : low + 64]) for low in range(0, len(some), 64)])
-    return some[int(np.argmax(scores))]
+    return some[int(np.argmax(_all_scores(steps, energy, some)))]
+
+
+def _all_scores(steps: Steps, energy: Curve, some: list[Ticks]) -> Floats:
+    return np.concatenate([_scores(steps, energy, some[low : low + 64]) for low in range(0, len(some), 64)])
 
 
 def _scores(steps: Steps, energy: Curve, some: list[Ticks]) -> Floats:
