@@ -118,15 +118,17 @@ def highest(
 
     def tried(pace: Ticks, begin: Start, least: float) -> Summit:
         """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
-        turns = TURNS if pace.period_ns <= ASKED_NS else GLANCE
-        return climbed(some, quantum_j, pace, told, begin, matter, beliefs, turns, least)
+        return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
-    done = list(paces)
-    if not any(each.period_ns <= ASKED_NS for each in done) and done[0].period_ns < SHORT * spacing_ns:
-        done.insert(0, when_asked(done[0], told))
+    done = [pace for pace in paces if pace.period_ns > ASKED_NS]
+    asked = [pace for pace in paces if pace.period_ns <= ASKED_NS]
+    if done and not asked and done[0].period_ns < SHORT * spacing_ns:
+        asked = [when_asked(done[0], told)]
+    fresh = [climbed(steps, quantum_j, pace, told, start, matter, beliefs) for pace in asked]
+    if not done:
+        return fresh[0]
     best = max((tried(pace, start, -np.inf) for pace in done), key=lambda each: each.score)
-    here = start
-    while best.ticks.period_ns > ASKED_NS:
+    while True:
         here = Start(best.powers.mean[: len(start.powers)], best.variation)
         for pace in neighbours(best.ticks, spacing_ns, told):
             if any(nearly(pace, each, spacing_ns) for each in done):
@@ -140,7 +142,8 @@ def highest(
             break
     # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
     begin = here if len(some.joules) == len(steps.joules) else start
-    return climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
+    found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
+    return max([*fresh, found], key=lambda each: each.score)
 
 
 def climbed(

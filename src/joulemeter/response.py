@@ -42,6 +42,9 @@ GRID = 150_000
 SHORTLIST = 48
 """Pairs of lag and window, likely at a glance, that are weighed with care."""
 
+LEFT = 200
+"""Pairs that stay to be weighed again."""
+
 LONGEST_TICK_NS = 100_000_000
 LONGEST_LAG_NS = 600_000_000
 LONGEST_WINDOW_NS = 2_000_000_000
@@ -132,7 +135,17 @@ def _first_pairs(
     if not gauge:
         return [Response(int(lag), int(span)) for span in _ticks(step) for lag in lags if lag >= span // 2]
     spans = np.array([told.window_ns]) if window_known else _spans(step, told.window_ns)
-    return [Response(int(lag), int(span)) for span in spans for lag in lags]
+    finer = lags if lag_known else np.union1d(lags, np.arange(0, 150_000_000, 1_250_000))
+    return [
+        Response(int(lag), int(span))
+        for span in spans
+        for lag in (finer if _usual(int(span), told) else lags)
+    ]
+
+
+def _usual(span: int, told: Response) -> bool:
+    """Whether a meter's maker may well have chosen this averaging window."""
+    return span == told.window_ns or span in USUAL_WINDOWS_NS
 
 
 def _ticks(step: int) -> Ints:
@@ -159,9 +172,12 @@ def _narrowed(
     scored: dict[Response, float] = {}
     for turn in range(5):
         fresh = [pair for pair in pairs if pair not in scored]
-        glance = search.glances(fresh)
-        short = [fresh[at] for at in _shortlist(fresh, glance)]
+        short = [pair for pair in fresh if not search.counter and _usual(pair.window_ns, search.told)]
+        others = [pair for pair in fresh if pair not in set(short)]
+        glance = search.glances(others)
+        short += [others[at] for at in _shortlist(others, glance)]
         scored.update(zip(short, search.weigh(short), strict=True))
+        scored = dict(sorted(scored.items(), key=lambda each: -each[1])[:LEFT])
         best = max(scored, key=lambda pair: scored[pair])
         if turn in (0, 2):
             search.refit(best)
@@ -201,9 +217,10 @@ def _narrowed(
 
 
 def _shortlist(pairs: list[Response], glance: Floats) -> list[int]:
-    """Which pairs deserve a closer look: the likeliest at a glance, and the likeliest few of each window.
+    """Which pairs of unusual windows deserve a closer look: the likeliest at a glance, and the likeliest few
+    of each window.
 
-    In a fixed loop a peak is narrow, and a glance compares windows badly.
+    In a fixed loop a peak is narrow, and a glance compares windows badly: usual ones are all looked at.
     """
     order = np.argsort(-glance)
     taken, found = dict.fromkeys(order[:SHORTLIST].tolist()), dict[int, int]()
