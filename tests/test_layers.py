@@ -47,6 +47,7 @@ SUMS = {
         "priors",
         "design",
         "ages",
+        "excerpt",
         "ticks",
         "slopes",
         "ascent",

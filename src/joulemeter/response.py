@@ -12,6 +12,7 @@ from scipy import linalg, sparse
 
 from joulemeter import ages
 from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns
+from joulemeter.excerpt import excerpt_of, nearby
 from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
 from joulemeter.occupancy import Occupancy, around, busy_stretches, seconds_between
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
-
-ROWS = 1_200
-"""Readings that are looked at: those around the greatest changes."""
-
-LONG_ROW = 8
-"""Rows this many times as long as the usual one are not looked at."""
 
 SITES = 24
 """Sites that keep a power of their own while the response is sought; the others share one."""
@@ -282,9 +277,9 @@ class _Search:
         self.told = told
         self.counter = timeline.rail.kind == "counter"
         self._idle_w = idle_w
-        self._rows = _excerpt(timeline, occupancy)
+        self._rows = excerpt_of(timeline, occupancy)
         longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * timeline.spacing_ns)
-        near = _nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * timeline.spacing_ns))
+        near = nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * timeline.spacing_ns))
         columns = _busiest(occupancy)
         self._table = _Table(around(occupancy, near.start_ns, near.end_ns), columns, near)
         self._call_s = _group_calls(occupancy, columns)
@@ -381,52 +376,6 @@ def _jacobian(pair: Response, made: Design) -> float:
         if made.windows.linked.any() or pair.window_ns == 0
         else -len(made) * float(np.log(pair.window_ns / 1e9))
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Excerpt:
-    """Readings around the greatest changes: ``at`` (n,) which of all, ``t_ns`` (n,), joules between them
-    (n − 1,), and whether those are known."""
-
-    at: Ints
-    t_ns: Ints
-    step_j: Floats
-    known: NDArray[np.bool_]
-
-
-def _excerpt(timeline: Timeline, occupancy: Occupancy) -> _Excerpt:
-    """A third around the first span's start, a third around the last span's end, a third around the
-    middle."""
-    t_ns, step, known = timeline.t_ns, np.diff(timeline.energy_j), ~timeline.unknown
-    kept = np.arange(len(t_ns))
-    if timeline.rail.kind == "counter":
-        fresh = np.append(True, (step > 0) | ~known)
-        fresh[-1] = True
-        kept = np.flatnonzero(fresh)
-        broken = np.concatenate([[0], np.cumsum(~known)])
-        t_ns, step, known = t_ns[kept], np.diff(timeline.energy_j[kept]), np.diff(broken[kept]) == 0
-    # A row many times as long as the others tells nothing of a lag, and would drown what they tell.
-    known &= np.diff(t_ns) < LONG_ROW * np.median(np.diff(t_ns))
-    if len(step) <= ROWS:
-        return _Excerpt(kept, t_ns, step, known)
-    middles = np.array(
-        [
-            occupancy.start_ns.min(),
-            (occupancy.start_ns.min() + occupancy.end_ns.max()) // 2,
-            occupancy.end_ns.max(),
-        ]
-    )
-    lows = np.clip(np.searchsorted(t_ns, middles) - ROWS // 6, 0, len(step) - ROWS // 3)
-    keep = np.unique(np.concatenate([np.arange(low, low + ROWS // 3 + 1) for low in lows]))
-    joined = np.diff(keep) == 1
-    return _Excerpt(kept[keep], t_ns[keep], np.where(joined, step[keep[:-1]], 0.0), joined & known[keep[:-1]])
-
-
-def _nearby(rows: _Excerpt, reach: int) -> Stretches:
-    """The time that the excerpt's readings can have seen, whatever their lag and window."""
-    breaks = np.flatnonzero(np.diff(rows.t_ns) > reach)
-    first, last = np.append(0, breaks + 1), np.append(breaks, len(rows.t_ns) - 1)
-    return Stretches(rows.t_ns[first] - reach, rows.t_ns[last])
 
 
 def _busiest(occupancy: Occupancy) -> Ints:

@@ -85,7 +85,7 @@ class Ticks:
 
 
 def bins_of(ticks: Ticks) -> int:
-    """How many ages to tell apart: every tenth of a millisecond, 16 to 40."""
+    """How many ages to tell apart: every tenth of a millisecond, 16 to 40; two of one that has none."""
     return 2 if ticks.period_ns <= ASKED_NS else int(np.clip(ticks.period_ns / 1e5, 16, 40))
 
 
