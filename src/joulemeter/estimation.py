@@ -62,6 +62,10 @@ COARSE = 1e-3
 """No energy is taken to be known better than by this fraction of itself (one standard deviation): powers that
 change within a call, stamps and idle between its knots are not followed more closely."""
 
+LOST = 3.0
+"""A pace under which errors exceed what is said of them by this factor, in variance, is not the counter's:
+under a wrong one the slow rise of a saw is taken for power, and its jumps for outliers."""
+
 STRETCHES = 40
 """Stretches of rows over which errors are compared with what is said of them."""
 
@@ -151,12 +155,13 @@ def _with_ticks(
     start = Start(run.powers.mean[: run.powers.columns + len(idle.mean_w)], run.noise.variation)
     summit = highest(steps, quantum_j, paces, told, start, matter, run.beliefs)
     ticks, score = summit.ticks, summit.score
+    if summit.factor > LOST:
+        return run, response, score
     if ticks.period_ns <= ASKED_NS:
         return *_asked(timeline, run, matter, idle, response, ticks, guess), score
     noise = replace(run.noise, variation=summit.variation)
     rested = _rested(idle, summit.powers, summit.factor)
-    covariance = summit.energies.covariance + _unseen_idle(run.by_knot, rested, summit.powers, summit.factor)
-    spread = replace(summit.energies, covariance=covariance)
+    spread = _with_idle(summit.energies, run.by_knot, rested, summit.powers, summit.factor)
     run = replace(run, powers=summit.powers, energies=spread, noise=noise, rested=rested)
     return run, Response(int(ticks.lag_ns + ticks.period_ns / 2), int(ticks.period_ns)), score
 
@@ -210,7 +215,7 @@ class _Fit:
     around_ns: int
     beliefs: Beliefs
     by_knot: Floats
-    rested: Floats
+    rested: tuple[Floats, Floats]
 
 
 def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_s: Floats) -> Design:
@@ -268,8 +273,8 @@ def _fitted(
     spread = energies(sums, found, seconds, left)
     factor = _misfit(made, sums, found, at, noise, extra) * _few(sums, found)
     rested, by_knot = _rested(idle, found, factor), _by_knot(made, len(idle.mean_w))
-    unseen = _unseen_idle(by_knot, rested, found, factor)
-    spread = replace(spread, covariance=spread.covariance * factor + unseen)
+    spread = replace(spread, covariance=spread.covariance * factor)
+    spread = _with_idle(spread, by_knot, rested, found, factor)
     return _Fit(
         seconds,
         found,
@@ -284,26 +289,32 @@ def _fitted(
     )
 
 
-def _rested(idle: Idle, found: Powers, factor: float) -> Floats:
-    """Idle's covariance (k, k): what quiet stretches show, if they show any, or else what the rows do."""
+def _rested(idle: Idle, found: Powers, factor: float) -> tuple[Floats, Floats]:
+    """Idle's mean (k,) and covariance (k, k): what quiet stretches show, or else what the rows do."""
     knots = slice(found.columns, found.columns + len(idle.mean_w))
-    shown = found.covariance[knots, knots]
-    return idle.settled(found.mean[knots], shown, factor) if len(idle.quiet) else factor * shown
+    mean, shown = found.mean[knots], factor * found.covariance[knots, knots]
+    if len(idle.quiet):
+        mean, shown = idle.settled(mean, found.covariance[knots, knots], factor)
+    return mean, shown + COARSE**2 * np.outer(mean, mean)
 
 
-def _unseen_idle(by_knot: Floats, rested: Floats, found: Powers, factor: float) -> Floats:
-    """The covariance (c, c) that idle, known as well as ``rested`` (k, k), adds to the energies because only
-    quiet stretches show it.
+def _with_idle(
+    spread: Energies, by_knot: Floats, rested: tuple[Floats, Floats], found: Powers, factor: float
+) -> Energies:
+    """The energies if idle is what ``rested`` says, its mean (k,) and covariance (k, k), and not what the
+    rows say.
 
     The rows tell idle from the sites by how power changes within a call, taking a call's power as steady. It
-    may creep as idle does, so idle is not taken to be better known than quiet stretches show: what the rows
-    claim to know beyond that comes back, for all sites alike, in proportion to their time.
+    may creep as idle does, so idle is taken to be where quiet stretches show it, and no better known: what
+    the rows say beyond that is the calls', for all sites alike, in proportion to their time.
     """
-    knots = slice(found.columns, found.columns + len(rested))
-    gained = rested - factor * found.covariance[knots, knots]
+    knots = slice(found.columns, found.columns + len(rested[0]))
+    gained = rested[1] - factor * found.covariance[knots, knots]
     weight, turn = np.linalg.eigh((gained + gained.T) / 2)
-    by_knot = by_knot @ turn
-    return np.asarray((by_knot * np.maximum(weight, 0.0)) @ by_knot.T)
+    turned = by_knot @ turn
+    unseen = (turned * np.maximum(weight, 0.0)) @ turned.T
+    mean = spread.mean + by_knot @ (found.mean[knots] - rested[0])
+    return Energies(mean, spread.covariance + unseen)
 
 
 def _by_knot(made: Design, knots: int) -> Floats:
@@ -421,9 +432,7 @@ def _spread_out(
     """From columns back to sites: long calls add up to their site; sites that share a column share it by
     time."""
     count, columns = len(kept.rare), len(run.seconds)
-    knots = slice(columns, columns + len(idle.mean_w))
-    # Only quiet stretches show idle; what the rows seem to add is taken for its mean, not for its certainty.
-    posterior = replace(idle, mean_w=run.powers.mean[knots], covariance=run.rested)
+    posterior = replace(idle, mean_w=run.rested[0], covariance=run.rested[1])
     same = kept.occupancy is occupancy
     alone = run.seconds[:-1] if same else seen_seconds(occupancy, seen)
     weights = np.zeros((count + 1, columns))

@@ -7,7 +7,7 @@ what the meter saw in the stretches long enough for it. A device that stays up a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,16 @@ if TYPE_CHECKING:
 TREND = 0.1
 """How far idle may drift in a straight line over a run, as a fraction of itself: one standard deviation."""
 
-WANDER = (6e-3, 1.2e-2, 2e-2)
+WANDER = (1e-3, 2.5e-3, 6e-3, 1.2e-2, 2e-2)
 """How far idle may wander besides, as a fraction of itself per square root of a second
-(2 % in ten seconds): the likeliest is taken."""
+(6e-3: 2 % in ten seconds)."""
 
-CALMER = (2.5e-3,)
-"""What it may wander less, if the readings of the work itself show that it does."""
+AT_FIRST = 2.5e-3
+"""The least of those that is believed before the readings of the work itself have shown how calm idle is."""
 
-UNUSUAL = 2.0
-"""How much likelier, as a logarithm, readings have to be for each of those before it is believed as much."""
+ROUGHER = (1.0, 2.0, 4.0, 8.0)
+"""Times as far as rows' own scatter says that levels seen may err: ticks that drift against the reads
+make a counter's rows err alike for a while."""
 
 PLATEAU = 0.15
 """A level this far above the lower ones is no drift: a device that stayed up, or work that no span shows."""
@@ -47,10 +48,11 @@ KNOTS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Calm:
-    """What quiet stretches say of idle if it wanders so much: ``mean_w`` (k,), ``covariance`` (k, k), and how
-    likely they and experience find that, a logarithm."""
+class Walk:
+    """What quiet stretches say of idle if it wanders at ``rate``: ``mean_w`` (k,), ``covariance`` (k, k), and
+    how likely that makes what they showed, a logarithm."""
 
+    rate: float
     mean_w: Floats
     covariance: Floats
     score: float
@@ -61,7 +63,7 @@ class Idle:
     """Idle power in watts at ``knots_ns`` (k,): ``mean_w`` (k,) and ``covariance`` (k, k).
 
     ``quiet`` are the stretches it was seen in, ``tails`` those in which a device stayed up after its last
-    span, ``calmer`` what it may be instead, if the work's own readings show so calm an idle.
+    span, ``walks`` what it may be instead, once the work's own readings have shown how calm it is.
     """
 
     knots_ns: Ints
@@ -70,10 +72,10 @@ class Idle:
     quiet: Stretches
     tails: Stretches
     notes: tuple[str, ...] = ()
-    calmer: tuple[Calm, ...] = ()
+    walks: tuple[Walk, ...] = ()
 
-    def settled(self, mean_w: Floats, covariance: Floats, factor: float) -> Floats:
-        """The covariance (k, k) of idle once the work's readings have shown how much it wanders.
+    def settled(self, mean_w: Floats, covariance: Floats, factor: float) -> tuple[Floats, Floats]:
+        """Idle's mean (k,) and covariance (k, k) once the work's readings have shown how much it wanders.
 
         They see the knots at ``mean_w`` (k,), ``covariance`` (k, k), with what quiet stretches say and with
         errors whose variance is ``factor`` times that which was taken for theirs. They are believed about
@@ -86,10 +88,13 @@ class Idle:
         weight, turn = np.linalg.eigh((told + told.T) / 2)
         told = (turn * np.maximum(weight, 0.0)) @ turn.T
         pull = (after @ mean_w - before @ self.mean_w) / factor
-        each = (Calm(self.mean_w, self.covariance, 0.0), *self.calmer)
-        scores = np.array([one.score + _evidence(one, told, pull) for one in each])
+        scores = np.array([walk.score + _evidence(walk, told, pull) for walk in self.walks])
         weights = np.exp(scores - scores.max())
-        return np.asarray(np.tensordot(weights / weights.sum(), [one.covariance for one in each], 1))
+        weights /= weights.sum()
+        means = np.array([walk.mean_w for walk in self.walks])
+        mean = weights @ means
+        between = (means - mean).T @ (weights[:, None] * (means - mean))
+        return mean, np.tensordot(weights, [walk.covariance for walk in self.walks], 1) + between
 
     def energy(self, seen: Stretches) -> tuple[float, float, Floats]:
         """Joules over the stretches seen, their standard deviation, and the seconds by knot (k,)."""
@@ -101,13 +106,13 @@ class Idle:
         )
 
 
-def _evidence(one: Calm, told: Floats, pull: Floats) -> float:
-    """The logarithm of the integral of exp(−½ x·told·x + pull·x) over the normal distribution ``one``."""
-    off = pull - told @ one.mean_w
-    wide = np.eye(len(off)) + told @ one.covariance
-    middle = (pull - 0.5 * told @ one.mean_w) @ one.mean_w
+def _evidence(walk: Walk, told: Floats, pull: Floats) -> float:
+    """The logarithm of the integral of exp(−½ x·told·x + pull·x) over the normal distribution of ``walk``."""
+    off = pull - told @ walk.mean_w
+    wide = np.eye(len(off)) + told @ walk.covariance
+    middle = (pull - 0.5 * told @ walk.mean_w) @ walk.mean_w
     return float(
-        middle - 0.5 * np.linalg.slogdet(wide)[1] + 0.5 * off @ one.covariance @ np.linalg.solve(wide, off)
+        middle - 0.5 * np.linalg.slogdet(wide)[1] + 0.5 * off @ walk.covariance @ np.linalg.solve(wide, off)
     )
 
 
@@ -139,8 +144,9 @@ def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
     if not pieces:
         return _unseen(rows, knots)
     at, level, variance = (np.array(column) for column in zip(*pieces, strict=True))
-    mean, covariance, calmer = _walk(knots, at, level, variance)
-    return Idle(knots, mean, covariance, _stretches(quiet), _stretches(tails), calmer=calmer)
+    walks = _walks(knots, at, level, variance)
+    first = _at_first(walks)
+    return Idle(knots, first.mean_w, first.covariance, _stretches(quiet), _stretches(tails), walks=walks)
 
 
 def _stretches(pairs: list[tuple[int, int]]) -> Stretches:
@@ -225,11 +231,8 @@ def _piece(rows: Windows) -> tuple[float, float, float]:
     return middle, slope, scatter / float(x @ x) + alike
 
 
-def _walk(
-    knots: Ints, at: Floats, level: Floats, variance: Floats
-) -> tuple[Floats, Floats, tuple[Calm, ...]]:
-    """Idle at the knots given levels seen: a line plus a random walk, whose pace is the likeliest of WANDER;
-    and the same for each of CALMER.
+def _walks(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Walk, ...]:
+    """Idle at the knots given levels seen: a line plus a random walk, at each pace of WANDER.
 
     A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far
     below is not.
@@ -237,9 +240,10 @@ def _walk(
     kept = level <= (1 + PLATEAU) * np.quantile(level, 0.2, method="lower") + 1e-12
     high = ~kept
     for _ in range(4):
-        mean, covariance, calmer = _likeliest(knots, at[kept], level[kept], variance[kept])
-        expected = hats(knots, at) @ mean
-        sigma = np.sqrt(variance + np.einsum("ij,jk,ik->i", hats(knots, at), covariance, hats(knots, at)))
+        walks = _posteriors(knots, at[kept], level[kept], variance[kept])
+        first, here = _at_first(walks), hats(knots, at)
+        expected = here @ first.mean_w
+        sigma = np.sqrt(variance + np.einsum("ij,jk,ik->i", here, first.covariance, here))
         plateau = level - expected > np.maximum(4 * sigma, 0.04 * np.abs(expected))
         lowest = np.argmin(level)
         plateau[lowest] = False
@@ -247,48 +251,49 @@ def _walk(
         if (plateau == ~kept).all():
             break
         kept = ~plateau
-    return mean, covariance, calmer
+    return walks
 
 
-def _likeliest(
-    knots: Ints, at: Floats, level: Floats, variance: Floats
-) -> tuple[Floats, Floats, tuple[Calm, ...]]:
+def _at_first(walks: tuple[Walk, ...]) -> Walk:
+    """The likeliest by quiet stretches alone."""
+    return max((walk for walk in walks if walk.rate >= AT_FIRST), key=lambda walk: walk.score)
+
+
+def _posteriors(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Walk, ...]:
     usual = max(float(np.average(level, weights=1 / np.maximum(variance, 1e-12))), 1e-6)
-    best, *calmer = (
+    rougher = [(variance * times**2, -0.5 * float(np.log(times)) ** 2) for times in ROUGHER]
+    return tuple(
         max(
-            (_posterior(knots, at, level, variance, usual, rate) for rate in rates),
-            key=lambda made: made.score,
+            (_posterior(knots, at, level, *each, usual, rate) for each in rougher),
+            key=lambda walk: walk.score,
         )
-        for rates in (WANDER, *((rate,) for rate in CALMER))
-    )
-    below = [one.score - best.score - UNUSUAL * (step + 1) for step, one in enumerate(calmer)]
-    return (
-        best.mean_w,
-        best.covariance,
-        tuple(replace(one, score=score) for one, score in zip(calmer, below, strict=True)),
+        for rate in WANDER
     )
 
 
-def _posterior(knots: Ints, at: Floats, level: Floats, variance: Floats, usual: float, rate: float) -> Calm:
-    prior = prior_covariance(knots, usual, rate)
-    weights = hats(knots, at)
-    seen = weights @ prior @ weights.T + np.diag(variance + (1e-4 * usual) ** 2)
-    factor = linalg.cho_factor(seen, lower=True)
-    off = level - usual
-    gain = linalg.cho_solve(factor, weights @ prior).T
-    score = -0.5 * float(off @ linalg.cho_solve(factor, off)) - float(np.log(np.diag(factor[0])).sum())
-    return Calm(usual + gain @ off, prior - gain @ weights @ prior, score)
+def _posterior(
+    knots: Ints, at: Floats, level: Floats, variance: Floats, belief: float, usual: float, rate: float
+) -> Walk:
+    """A Gaussian process given the levels (Rasmussen and Williams 2006, equations 2.23 and 2.24)."""
+
+    def prior(one: Ints | Floats, other: Ints | Floats) -> Floats:
+        return usual**2 * covariance_of((one - knots[0]) / 1e9, (other - knots[0]) / 1e9, run_s, rate)
+
+    run_s = max(float(knots[-1] - knots[0]) / 1e9, 1e-9)
+    factor = linalg.cho_factor(prior(at, at) + np.diag(variance + (1e-4 * usual) ** 2), lower=True)
+    off, across = level - usual, prior(knots, at)
+    gain = linalg.cho_solve(factor, across.T).T
+    fit = -0.5 * float(off @ linalg.cho_solve(factor, off)) - float(np.log(np.diag(factor[0])).sum())
+    left = prior(knots, knots) - gain @ across.T + 1e-9 * usual**2 * np.eye(len(knots))
+    return Walk(rate, usual + gain @ off, left, fit + belief)
 
 
-def prior_covariance(knots: Ints, usual: float, rate: float) -> Floats:
-    """Covariance (k, k) of a level anywhere near ``usual``, a trend of TREND over the run, and a random
-    walk."""
-    seconds = (knots - knots[0]) / 1e9
-    x = seconds / max(float(seconds[-1]), 1e-9) - 0.5
-    walk = np.minimum(seconds[:, None], seconds[None, :])
-    return np.asarray(
-        usual**2 * (1.0 + TREND**2 * np.outer(x, x) + rate**2 * walk) + 1e-9 * usual**2 * np.eye(len(x))
-    )
+def covariance_of(one: Floats, other: Floats, run_s: float, rate: float) -> Floats:
+    """Covariance (k, m) of idle at seconds ``one`` (k,) and ``other`` (m,) of a run of ``run_s``, in units of
+    its square: a level anywhere near the usual, a trend of TREND over the run, and a random walk."""
+    x, y = one / run_s - 0.5, other / run_s - 0.5
+    walk = np.minimum(np.maximum(one, 0.0)[:, None], np.maximum(other, 0.0))
+    return np.asarray(1.0 + TREND**2 * np.outer(x, y) + rate**2 * walk)
 
 
 def _unseen(rows: Windows, knots: Ints) -> Idle:
