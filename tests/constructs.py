@@ -226,7 +226,11 @@ CASES: list[tuple[str, str, str]] = [
     ),
     ("comprehension in a class", "class A:\n    xs = [f(i) for i in range(2)]\nprint(A.xs)", "f f"),
     ("starred argument", "print(f(*f([1, 2])))", "f f"),
-    ("starred library object", "print(*[*Base()])", "Base Base.__iter__ Base.__iter__ Base.__iter__ Base.__iter__"),
+    (
+        "starred library object",
+        "print(*[*Base()])",
+        "Base Base.__iter__ Base.__iter__ Base.__iter__ Base.__iter__",
+    ),
     ("keyword arguments", "print(f(f(1), k=f(2)))", "f f f"),
     ("double starred", "print(f(1, **f({'a': 2})))", "f f"),
     ("many arguments", "print(f(" + ", ".join(f"f({i})" for i in range(40)) + "))", " ".join(["f"] * 41)),

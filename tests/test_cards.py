@@ -152,7 +152,9 @@ def test_a_sweep_is_shown_by_the_axes_that_vary(tmp_path):
                energy_high_j=3.0 * size, facts={"size": size, "depth": 3, "status": "done"})
         for size in (512, 4096)
     ]  # fmt: skip
-    failed = Record(level="run", family="mlp", origin="measured", facts={"size": 512, "depth": 3, "status": "failed"})
+    failed = Record(
+        level="run", family="mlp", origin="measured", facts={"size": 512, "depth": 3, "status": "failed"}
+    )
     dataset.append(tmp_path / "s", [*runs, failed])
     card = cards.card_of(tmp_path / "s")
     assert card.kind == "sweep"

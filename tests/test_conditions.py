@@ -64,7 +64,9 @@ def test_the_share_of_others_is_of_all_processors_and_never_beyond() -> None:
 
 
 def test_sites_are_less_sure_where_others_worked_and_their_joules_stay() -> None:
-    rail = Rail(id=0, name="package-0", kind="counter", origin="measured", period_ns=10_000_000, source="rapl")
+    rail = Rail(
+        id=0, name="package-0", kind="counter", origin="measured", period_ns=10_000_000, source="rapl"
+    )
     t_ns = np.arange(0, 4_000_000_001, 10_000_000, dtype=np.int64)
     watts = np.where((t_ns[1:] > 1e9) & (t_ns[1:] <= 3e9), 30.0, 20.0)
     read = timeline.from_readings(rail, t_ns, np.concatenate([[0.0], np.cumsum(watts * 0.01)]))

@@ -65,7 +65,9 @@ def test_a_users_estimator_is_sent_to_workers_without_the_meter(sink: Sink) -> N
     assert Mean().fit(X, Y).mean_ == 0.5
     copied = cloudpickle.dumps(Mean())
     assert b"Sink" not in copied
-    program = "import pickle, sys, numpy\nprint(pickle.load(sys.stdin.buffer).fit(None, numpy.arange(3)).mean_)"
+    program = (
+        "import pickle, sys, numpy\nprint(pickle.load(sys.stdin.buffer).fit(None, numpy.arange(3)).mean_)"
+    )
     program += "\nassert not any(name.startswith('joulemeter') for name in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], input=copied, capture_output=True, check=True)
     assert done.stdout == b"1.0\n"

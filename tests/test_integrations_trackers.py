@@ -55,7 +55,9 @@ def bounded(series: dict[str, list[tuple[int, float]]], name: str) -> list[tuple
 
 def check(series: dict[str, list[tuple[int, float]]]) -> None:
     epochs, whole = bounded(series, "epoch"), bounded(series, "run")
-    assert [step for step, _ in epochs] == [0, 1], "the phase that nobody saw is not logged, not as zero either"
+    assert [step for step, _ in epochs] == [0, 1], (
+        "the phase that nobody saw is not logged, not as zero either"
+    )
     assert all(2.4 < energy < 10 for _, energy in epochs)
     assert [step for step, _ in whole] == [2]
     assert whole[0][1] > sum(energy for _, energy in epochs)
@@ -124,7 +126,9 @@ def test_a_recorded_run_gives_its_energy_and_that_of_each_named_span(tmp_path: P
     assert {entry.origin for entry in found} == {"simulated"}
     took_s = [
         (end - start) / 1e9
-        for site, start, end in zip(*(getattr(meter.run.spans, n) for n in ("site", "start_ns", "end_ns")), strict=True)
+        for site, start, end in zip(
+            *(getattr(meter.run.spans, n) for n in ("site", "start_ns", "end_ns")), strict=True
+        )
         if meter.run.sites[site].name == "epoch"
     ]
     assert all(
@@ -198,10 +202,19 @@ def test_lightning_reaches_all_three(tmp_path: Path) -> None:
     assert len(bounded(series, "validation")) == len(bounded(series, "step")) == 2
     assert "energy_origin: simulated" in next((tmp_path / "tb").rglob("hparams.yaml")).read_text()
     series, facts = trackers.mlflow(uri)
-    assert len(bounded(series, "epoch")) == len(bounded(series, "validation")) == len(bounded(series, "step")) == 2
+    assert (
+        len(bounded(series, "epoch"))
+        == len(bounded(series, "validation"))
+        == len(bounded(series, "step"))
+        == 2
+    )
     assert facts["energy_origin"] == "simulated"
     rows, config = trackers.wandb(tmp_path / "wandb")
-    assert sum("energy_high_j/epoch" in row for row in rows) == sum("energy_high_j/step" in row for row in rows) == 2
+    assert (
+        sum("energy_high_j/epoch" in row for row in rows)
+        == sum("energy_high_j/step" in row for row in rows)
+        == 2
+    )
     assert config["energy_origin"] == "simulated"
 
 
@@ -227,7 +240,12 @@ def test_hugging_face_reaches_all_three(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(bounded({k.removeprefix("train/"): v for k, v in series.items()}, "epoch")) == EPOCHS
     assert texts == ["simulated"]
     series, facts = trackers.mlflow(uri)
-    assert len(bounded(series, "epoch")) == len(bounded(series, "evaluation")) == len(bounded(series, "step")) == EPOCHS
+    assert (
+        len(bounded(series, "epoch"))
+        == len(bounded(series, "evaluation"))
+        == len(bounded(series, "step"))
+        == EPOCHS
+    )
     assert facts["energy_origin"] == "simulated"
     rows, config = trackers.wandb(tmp_path / "wandb")
     assert sum("train/energy_high_j/epoch" in row for row in rows) == EPOCHS

@@ -19,7 +19,9 @@ def shell(monkeypatch: pytest.MonkeyPatch, tmp_path):  # type: ignore[no-untyped
 
 
 @pytest.mark.parametrize("line", ["{}", "--source {}", "--source={} "])
-def test_a_cell_runs_in_the_notebook_and_shows_its_ledger(shell, monkeypatch: pytest.MonkeyPatch, line: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_cell_runs_in_the_notebook_and_shows_its_ledger(
+    shell, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:  # type: ignore[no-untyped-def]
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
     shell.run_cell_magic("joules", line.format("simulated:load=constant"), "x = 6 * 7")

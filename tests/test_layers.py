@@ -114,7 +114,9 @@ def test_sums_need_no_library_but_numpy_and_scipy(path: Path) -> None:
     """models/ may also use scikit-learn, and threadpoolctl, which comes with it."""
     import sys
 
-    allowed = SUMS_MAY_USE | ({"sklearn", "threadpoolctl"} if "models" in path.parts else set()) | {"joulemeter"}
+    allowed = (
+        SUMS_MAY_USE | ({"sklearn", "threadpoolctl"} if "models" in path.parts else set()) | {"joulemeter"}
+    )
     roots = {name.split(".")[0] for name in imported(ast.parse(path.read_text()))}
     assert roots - allowed - set(sys.stdlib_module_names) == set()
 

@@ -177,7 +177,9 @@ def test_report_sends_a_run_to_a_collector(tmp_path: Path, collector: HTTPServer
         request = ExportTraceServiceRequest()
         request.ParseFromString(body)
         requests.append(request)
-    spans = [s for r in requests for res in r.resource_spans for scope in res.scope_spans for s in scope.spans]
+    spans = [
+        s for r in requests for res in r.resource_spans for scope in res.scope_spans for s in scope.spans
+    ]
     energies = [a.value.double_value for s in spans for a in s.attributes if a.key == "joulemeter.energy_j"]
     assert len(spans) > 40
     assert min(energies) > 0

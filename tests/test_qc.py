@@ -73,17 +73,23 @@ def test_idle_is_a_column_beside_the_raw_energy() -> None:
 
 def test_checking_the_kept_again_replaces_the_columns_and_adds_none() -> None:
     once = checked([run()], qc.Rules(reference_w=2.0)).kept
-    (found,) = [Record.from_row(row) for row in qc.check(once, qc.Rules(idle_w={"cpu": 1.0})).kept.to_pylist()]
+    (found,) = [
+        Record.from_row(row) for row in qc.check(once, qc.Rules(idle_w={"cpu": 1.0})).kept.to_pylist()
+    ]
     assert found.facts["idle_j"] == 10
     assert found.facts["standardized_j"] == 80
 
 
-@pytest.mark.parametrize("text", ["{}", '{"host": "n1"} ', '{"phases": {"data": {"j": 1}}}', '{"idle_j": 3}', None])
+@pytest.mark.parametrize(
+    "text", ["{}", '{"host": "n1"} ', '{"phases": {"data": {"j": 1}}}', '{"idle_j": 3}', None]
+)
 def test_facts_of_any_kind_keep_what_they_say_and_gain_the_columns(text) -> None:
     rows = dataset.table_of([run(energy_j=1e-7), run(idle_w=math.nan)])
     position = rows.column_names.index("facts")
     rows = rows.set_column(position, "facts", pyarrow.array([text, text], pyarrow.string()))
-    first, second = [json.loads(each or "{}") for each in qc.check(rows, qc.Rules()).kept["facts"].to_pylist()]
+    first, second = [
+        json.loads(each or "{}") for each in qc.check(rows, qc.Rules()).kept["facts"].to_pylist()
+    ]
     before = json.loads(text or "{}")
     assert first == {**before, "idle_j": 40.0, "above_idle_j": 1e-7 - 40.0}
     assert second == before

@@ -45,7 +45,12 @@ def by_rank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     inner = ["-m", "joulemeter", "run", "--source", SOURCE, "-o", str(folder), str(PROGRAM), "0.5"]
     done = subprocess.run(
-        [sys.executable, *launcher, *inner], capture_output=True, text=True, check=False, env=environment(), timeout=200
+        [sys.executable, *launcher, *inner],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        timeout=200,
     )
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n"))[1:] == ["rank 0 of 2: 3", "rank 1 of 2: 3"]
@@ -91,7 +96,9 @@ def test_report_takes_a_folder_of_ranks(by_rank: Path) -> None:
     document = json.loads(done.stdout)
     calls = {site["name"]: site["calls"] for site in document["sites"]}
     alone = [joulemeter.load(by_rank / f"rank-{n}").ledger() for n in range(2)]
-    expected = sum(site.calls for each in alone for site in each.sites if site.site.name == "torch.nn.functional.linear")
+    expected = sum(
+        site.calls for each in alone for site in each.sites if site.site.name == "torch.nn.functional.linear"
+    )
     assert calls["torch.nn.functional.linear"] == expected > 0
 
 
@@ -101,7 +108,9 @@ def test_under_the_meter_torchruns_workers_are_recorded_as_lanes_by_rank(by_laun
     assert any(name.startswith("rank 0, ") for name in lanes)
     assert any(name.startswith("rank 1, ") for name in lanes)
     linear = [site.id for site in found.sites if site.name == "torch.nn.functional.linear"]
-    where = {lanes[lane].partition(",")[0] for lane in found.spans.lane[np.isin(found.spans.site, linear)].tolist()}
+    where = {
+        lanes[lane].partition(",")[0] for lane in found.spans.lane[np.isin(found.spans.site, linear)].tolist()
+    }
     assert where == {"rank 0", "rank 1"}
     found.ledger().check()
 
@@ -143,8 +152,23 @@ def made(folder: Path, t_s: list[float], value: list[float], rail: Rail = COUNTE
     t_ns = (np.array(t_s) * S).astype(np.int64)
     sites = (Site(0, "work", "span"),)
     spans = Spans(np.zeros(1, np.int32), np.zeros(1, np.int32), t_ns[:1], t_ns[-1:], np.array([-1], np.int64))
-    base = {"schema": 1, "state": "finished", "host": {"name": "a", "boot_id": "x"}, "lanes": ["MainThread"], "notes": []}
-    return Run(folder, base | header, (rail,), sites, spans, np.zeros(len(t_ns), np.int16), t_ns, np.array(value, float))
+    base = {
+        "schema": 1,
+        "state": "finished",
+        "host": {"name": "a", "boot_id": "x"},
+        "lanes": ["MainThread"],
+        "notes": [],
+    }
+    return Run(
+        folder,
+        base | header,
+        (rail,),
+        sites,
+        spans,
+        np.zeros(len(t_ns), np.int16),
+        t_ns,
+        np.array(value, float),
+    )
 
 
 def total_j(merged: Run) -> float:
@@ -152,7 +176,10 @@ def total_j(merged: Run) -> float:
 
 
 def test_what_one_rank_saw_after_the_other_had_ended_counts_once(tmp_path: Path) -> None:
-    first, second = made(tmp_path / "0", [0, 1, 2], [100, 110, 120]), made(tmp_path / "1", [1, 2, 3, 4], [10, 20, 30, 40])
+    first, second = (
+        made(tmp_path / "0", [0, 1, 2], [100, 110, 120]),
+        made(tmp_path / "1", [1, 2, 3, 4], [10, 20, 30, 40]),
+    )
     found = ranks.merged([first, second], tmp_path)
     assert total_j(found) == pytest.approx(40)
     assert found.timelines()[0].gaps == ()
@@ -160,7 +187,9 @@ def test_what_one_rank_saw_after_the_other_had_ended_counts_once(tmp_path: Path)
 
 def test_what_no_rank_saw_is_a_gap_and_no_joule(tmp_path: Path) -> None:
     """Ranks that were restarted: nobody looked between second 2 and second 5."""
-    found = ranks.merged([made(tmp_path / "0", [0, 1, 2], [0, 10, 20]), made(tmp_path / "1", [5, 6], [500, 510])], tmp_path)
+    found = ranks.merged(
+        [made(tmp_path / "0", [0, 1, 2], [0, 10, 20]), made(tmp_path / "1", [5, 6], [500, 510])], tmp_path
+    )
     (line,) = found.timelines()
     assert line.total_j == pytest.approx(30)
     assert [(gap.start_ns, gap.end_ns) for gap in line.gaps] == [(2 * S, 5 * S)]
@@ -178,7 +207,9 @@ def test_a_gap_within_a_rank_stays_one_when_it_is_written_and_read(tmp_path: Pat
 
 
 def test_containers_of_one_machine_are_one_host(tmp_path: Path) -> None:
-    parts = [made(tmp_path / n, [0, 1, 2], [0, 10, 20], host={"name": f"pod-{n}", "boot_id": "x"}) for n in "ab"]
+    parts = [
+        made(tmp_path / n, [0, 1, 2], [0, 10, 20], host={"name": f"pod-{n}", "boot_id": "x"}) for n in "ab"
+    ]
     assert total_j(ranks.merged(parts, tmp_path)) == pytest.approx(20)
 
 
@@ -200,13 +231,17 @@ def test_other_hosts_times_are_moved_onto_the_first_ones_clock(tmp_path: Path) -
 
 def test_an_estimate_of_a_processor_that_another_rank_measured_is_left_out(tmp_path: Path) -> None:
     guess = Rail(**{**COUNTER.to_json(), "name": "machine", "origin": "estimated", "source": "estimate"})
-    found = ranks.merged([made(tmp_path / "0", [0, 1], [0, 10]), made(tmp_path / "1", [0, 1], [0, 90], guess)], tmp_path)
+    found = ranks.merged(
+        [made(tmp_path / "0", [0, 1], [0, 10]), made(tmp_path / "1", [0, 1], [0, 90], guess)], tmp_path
+    )
     assert [rail.name for rail in found.rails] == ["package-0"]
     assert any("left out" in note for note in found.header["notes"])
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(2, 30)), min_size=1, max_size=5), st.integers(1, 90))
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(2, 30)), min_size=1, max_size=5), st.integers(1, 90)
+)
 def test_the_union_is_what_was_drawn_while_anybody_looked(windows: list[tuple[int, int]], watts: int) -> None:
     """Law: of one rail of constant power, the merged energy is power times the time that some rank covers."""
     lines = []
@@ -239,7 +274,9 @@ def test_a_rank_and_each_of_its_restarts_has_a_folder(
     assert ranks.place(tmp_path / "RUN") == tmp_path / "RUN" / name
 
 
-def test_a_meter_in_a_rank_records_into_its_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_meter_in_a_rank_records_into_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for key, value in TWO.items():
         monkeypatch.setenv(key, value)
     with joulemeter.Meter(sources=[SOURCE], folder=tmp_path / "RUN"):
@@ -273,11 +310,17 @@ def test_the_same_run_twice_is_refused(tmp_path: Path) -> None:
         (["-c", "torchrun"], False),
     ],
 )
-def test_only_known_launchers_are_given_an_interpreter(program: list[str], launches: bool, tmp_path: Path) -> None:
-    assert (torchrun.environment(program, ["python", "-m", "joulemeter.launch"], tmp_path) is not None) is launches
+def test_only_known_launchers_are_given_an_interpreter(
+    program: list[str], launches: bool, tmp_path: Path
+) -> None:
+    assert (
+        torchrun.environment(program, ["python", "-m", "joulemeter.launch"], tmp_path) is not None
+    ) is launches
 
 
-def test_a_launcher_is_recorded_where_its_workers_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_launcher_is_recorded_where_its_workers_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     program = ["-m", "torch.distributed.run", "train.py"]
     given = torchrun.environment(program, ["python", "-m", "joulemeter.launch"], tmp_path)
     assert given is not None

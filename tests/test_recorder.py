@@ -534,7 +534,11 @@ def test_a_subinterpreter_is_refused_the_extension_and_told_why() -> None:
         interpreters.run_string(interpreters.create(), "import joulemeter._recorder")
         """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
     assert "RunFailedError" in done.stderr
     assert re.search("main interpreter|not support loading in subinterpreters", done.stderr)

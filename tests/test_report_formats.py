@@ -370,7 +370,10 @@ def test_markdown_shows_origin_interval_and_what_cannot_be_told(run, ledger):
     text = markdown.render(run, ledger)
     assert "| package-0 | measured | 400 J | 392 J – 408 J |" in text
     assert "| `torch.nn.functional.linear` train.py:3 | 40 | 2.80 s | 120 J | 113 J – 127 J |" in text
-    assert "| `json.loads` train.py:6 | 1 | 70.0 ms | not told apart from encoder.layer | jointly 11.7 J – 14.3 J |" in text
+    assert (
+        "| `json.loads` train.py:6 | 1 | 70.0 ms | not told apart from encoder.layer | jointly 11.7 J – 14.3 J |"
+        in text
+    )
     assert "Of 1 more nothing is known" in text
 
 

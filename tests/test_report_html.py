@@ -376,7 +376,9 @@ def test_the_table_sorts_filters_and_says_how(opened):
 def test_two_calls_on_one_line_stand_with_their_columns(chromium, run, tmp_path):
     ledger = sample_run.ledger(run)
     twins = [
-        dataclasses.replace(site, site=dataclasses.replace(site.site, name="mm", file="a.py", line=7, column=at))
+        dataclasses.replace(
+            site, site=dataclasses.replace(site.site, name="mm", file="a.py", line=7, column=at)
+        )
         for site, at in zip(ledger.sites[1:3], (4, 19), strict=True)
     ]
     tab = Opened(

@@ -19,7 +19,9 @@ from test_sweep import SMALL, keys, swept
 
 fsspec = pytest.importorskip("fsspec")
 # Sockets of S3 clients are closed by the collector, at the interpreter's end.
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +33,9 @@ def s3(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
-    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     told = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b",
         "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
@@ -237,7 +241,11 @@ def test_workers_killed_mid_run_write_to_s3_all_runs_once(s3, tmp_path) -> None:
 
     where = f"{s3}/cluster-{time.time_ns()}"
     made = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, resources={cluster.RESOURCE: 1}
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=None,
+        resources={cluster.RESOURCE: 1},
     )
     with made, distributed.Client(made) as client:
         tally = cluster.run_plan(client, where, test_cluster.PLAN, tables=tmp_path, work=test_cluster.deadly)

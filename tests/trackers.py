@@ -76,6 +76,7 @@ def mlflow(uri: str) -> tuple[dict[str, list[tuple[int, float]]], dict[str, str]
     client = MlflowClient(uri)
     (run,) = client.search_runs([each.experiment_id for each in client.search_experiments()])
     history = {
-        key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)] for key in run.data.metrics
+        key: [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
+        for key in run.data.metrics
     }
     return history, {**run.data.tags, **run.data.params}

@@ -28,7 +28,7 @@ TREND = 0.1
 
 WANDER = (1e-3, 2.5e-3, 6e-3, 1.2e-2, 2e-2)
 """How far idle may wander besides, as a fraction of itself per square root of a second
-(6e-3: 2 % in ten seconds)."""
+(6e-3: 2 % in ten seconds); twice as far is half as likely."""
 
 AT_FIRST = 2.5e-3
 """The least of those that is believed before the readings of the work itself have shown how calm idle is."""
@@ -262,13 +262,12 @@ def _at_first(walks: tuple[Walk, ...]) -> Walk:
 def _posteriors(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Walk, ...]:
     usual = max(float(np.average(level, weights=1 / np.maximum(variance, 1e-12))), 1e-6)
     rougher = [(variance * times**2, -0.5 * float(np.log(times)) ** 2) for times in ROUGHER]
-    return tuple(
-        max(
-            (_posterior(knots, at, level, *each, usual, rate) for each in rougher),
-            key=lambda walk: walk.score,
-        )
-        for rate in WANDER
-    )
+    made = []
+    for rate in WANDER:
+        rarer = -float(np.log(rate / WANDER[0]))
+        each = [_posterior(knots, at, level, wide, belief + rarer, usual, rate) for wide, belief in rougher]
+        made.append(max(each, key=lambda walk: walk.score))
+    return tuple(made)
 
 
 def _posterior(
