@@ -1,6 +1,7 @@
 """What MLflow, Weights & Biases and TensorBoard hold, read back from their files by their own code."""
 
 import struct
+import time
 from pathlib import Path
 
 BLOCK = 32768
@@ -40,9 +41,13 @@ def wandb(folder: Path) -> tuple[list[dict[str, float]], dict[str, object]]:
     rows: list[dict[str, float]] = []
     config: dict[str, object] = {}
     (path,) = folder.rglob("*.wandb")
-    for data in _log_records(path.read_bytes()):
-        record = pb.Record()
-        record.ParseFromString(data)
+    # W&B's service may still be writing when ``finish`` returns: the last record is the run's exit.
+    until, records = time.monotonic() + 20, []
+    while not any(record.WhichOneof("record_type") == "exit" for record in records):
+        assert time.monotonic() < until, f"{path.name} was never written to its end"
+        time.sleep(0.02)
+        records = [pb.Record.FromString(data) for data in _log_records(path.read_bytes())]
+    for record in records:
         if record.WhichOneof("record_type") == "history":
             keys = ((item.key or item.nested_key[0], item.value_json) for item in record.history.item)
             rows.append({key: json.loads(value) for key, value in keys})
@@ -52,14 +57,15 @@ def wandb(folder: Path) -> tuple[list[dict[str, float]], dict[str, object]]:
 
 
 def _log_records(data: bytes) -> list[bytes]:
-    assert data[:4] == b":W&B"
+    """The records that are whole so far."""
+    assert data[:4] in (b":W&B", b"")
     records, parts, at = [], b"", 7
     while at + 7 <= len(data):
         if BLOCK - at % BLOCK < 7:
             at += BLOCK - at % BLOCK
             continue
         _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        if kind == 0:
+        if kind == 0 or at + 7 + length > len(data):
             break
         parts += data[at + 7 : at + 7 + length]
         at += 7 + length
