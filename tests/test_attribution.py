@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from joulemeter.attribution import attribute, share_by_time
 from joulemeter.ledger import Ledger
 from joulemeter.reading import Rail
 from joulemeter.span import Site, Spans
-from simulated_machine import MS, S, counter, gauge, program
+from simulated_machine import MS, Machine, S, counter, gauge, program
 
 WATTS = [15.0, 120.0, 45.0, 80.0, 30.0]
 LENGTHS = [3.0, 5.0, 1.0, 2.0, 8.0]
@@ -255,3 +256,41 @@ def test_a_devices_tail_is_its_own_line() -> None:
     assert ledger.rails[0].tail_j == pytest.approx(15.0, rel=0.1)
     assert ledger.rails[0].attributed_j == pytest.approx(70.0, rel=0.03)
     assert ledger.rails[0].idle.energy_j == pytest.approx(150.0, rel=0.02)
+
+
+@pytest.mark.parametrize("creep", [-0.03, 0.03])
+def test_calls_whose_power_creeps_keep_their_energy(creep: float) -> None:
+    """Three calls of six seconds, one site each, whose power rises or falls all the while; idle stays."""
+    parts, seconds = 300, 6.0
+    start = int(2 * S) + (np.arange(3 * parts) * seconds / parts * S).astype(np.int64)
+    end = np.append(start[1:], int((2 + 3 * seconds) * S))
+    site = np.repeat(np.arange(3), parts).astype(np.int32)
+    ramp = 1 + creep * np.tile(np.linspace(-1, 1, parts), 3)
+    lane, top = np.zeros(len(start), np.int32), np.full(len(start), -1, np.int64)
+    sites = tuple(Site(i, f"phase{i}") for i in range(3))
+    made = Machine(
+        sites, Spans(site, lane, start, end, top), np.array([90.0, 40.0, 70.0])[site] * ramp, end[-1] + 2 * S
+    )
+    whole = Spans(
+        np.arange(3, dtype=np.int32), lane[:3], start[::parts], end[parts - 1 :: parts], np.full(3, -1)
+    )
+    ledger = attribute([counter(made, 7)], sites, whole)
+    ledger.check()
+    assert _error(ledger, made.true_j) < 0.005
+    assert _covered(ledger, made.true_j) == 3
+
+
+@pytest.mark.parametrize("seed", [1000, 1007])
+def test_a_saw_of_ages_in_long_calls_is_not_taken_for_their_power(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads every 20.1 ms of ticks every 10 ms: in two seconds the age of what is shown rises by 10 ms and falls.
+
+    Followed at a wrong pace, these two were 0.6 and 0.7 % off, by four standard deviations.
+    """
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import accuracy
+
+    made = accuracy.outcome("other", "stages of seconds", "GPU counter 20 ms", seed, 20.0)
+    assert made.error < 0.003
+    assert made.held == made.sites
