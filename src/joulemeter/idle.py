@@ -33,6 +33,12 @@ WANDER = (1e-3, 2.5e-3, 6e-3, 1.2e-2, 2e-2)
 AT_FIRST = 2.5e-3
 """The least of those that is believed before the readings of the work itself have shown how calm idle is."""
 
+WAVE = 4e-3
+"""How far idle may swing slowly (temperature, fans), as a fraction of itself: one standard deviation."""
+
+SLOWLY = 0.25
+"""Part of a run within which such a swing stays much the same."""
+
 ROUGHER = (1.0, 2.0, 4.0, 8.0)
 """Times as far as rows' own scatter says that levels seen may err: ticks that drift against the reads
 make a counter's rows err alike for a while."""
@@ -289,10 +295,11 @@ def _posterior(
 
 def covariance_of(one: Floats, other: Floats, run_s: float, rate: float) -> Floats:
     """Covariance (k, m) of idle at seconds ``one`` (k,) and ``other`` (m,) of a run of ``run_s``, in units of
-    its square: a level anywhere near the usual, a trend of TREND over the run, and a random walk."""
+    its square: a level anywhere near the usual, a trend of TREND over the run, a slow swing, a random walk."""
     x, y = one / run_s - 0.5, other / run_s - 0.5
     walk = np.minimum(np.maximum(one, 0.0)[:, None], np.maximum(other, 0.0))
-    return np.asarray(1.0 + TREND**2 * np.outer(x, y) + rate**2 * walk)
+    swing = np.exp(-0.5 * ((x[:, None] - y) / SLOWLY) ** 2)
+    return np.asarray(1.0 + TREND**2 * np.outer(x, y) + WAVE**2 * swing + rate**2 * walk)
 
 
 def _unseen(rows: Windows, knots: Ints) -> Idle:
