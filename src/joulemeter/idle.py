@@ -1,7 +1,7 @@
 """Idle power, steady state, tails and drift: found in the stretches in which no span runs, never a constant.
 
-Idle power is a straight line plus a random walk over the run (a machine warms up, a fan turns on), pinned by
-what the meter saw in the stretches long enough for it. A device that stays up after its last span
+Idle power is a straight line plus a slow swing and a random walk over the run (a machine warms up, a fan
+turns on), pinned by what the meter saw in the stretches long enough for it. A device that stays up after its last span
 (clocks, queues) shows as a stretch that begins higher than it ends: that part is a tail, not idle.
 """
 
@@ -295,7 +295,7 @@ def _posterior(
 
 def covariance_of(one: Floats, other: Floats, run_s: float, rate: float) -> Floats:
     """Covariance (k, m) of idle at seconds ``one`` (k,) and ``other`` (m,) of a run of ``run_s``, in units of
-    its square: a level anywhere near the usual, a trend of TREND over the run, a slow swing, a random walk."""
+    its square: a level anywhere near the usual, a trend of TREND over the run, a swing, and a random walk."""
     x, y = one / run_s - 0.5, other / run_s - 0.5
     walk = np.minimum(np.maximum(one, 0.0)[:, None], np.maximum(other, 0.0))
     swing = np.exp(-0.5 * ((x[:, None] - y) / SLOWLY) ** 2)
