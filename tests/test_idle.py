@@ -121,7 +121,7 @@ def _settling(rate: float, error: float, seed: int) -> _Settling:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_idle_is_surer_where_the_work_shows_it_calm(seed: int) -> None:
-    assert _settling(rate=5e-4, error=2e-4, seed=seed).surer < 0.6
+    assert _settling(rate=5e-4, error=2e-4, seed=seed).surer < 0.75
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,8 +1,8 @@
 """Idle power, steady state, tails and drift: found in the stretches in which no span runs, never a constant.
 
 Idle power is a straight line plus a slow swing and a random walk over the run (a machine warms up, a fan
-turns on), pinned by what the meter saw in the stretches long enough for it. A device that stays up after its last span
-(clocks, queues) shows as a stretch that begins higher than it ends: that part is a tail, not idle.
+turns on), pinned by what the meter saw in the stretches long enough for it. A device that stays up after its
+last span (clocks, queues) shows as a stretch that begins higher than it ends: that part is a tail, not idle.
 """
 
 from __future__ import annotations
