@@ -164,3 +164,12 @@ def test_ticks_that_drift_against_the_reads_make_idle_less_sure(seed: int) -> No
     sigma = np.sqrt(np.diag(found.covariance))
     assert (np.abs(found.mean_w - 30) < 3 * sigma).all()
     assert found.mean_w == pytest.approx(np.full(len(found.mean_w), 30.0), abs=0.3)
+
+
+def test_very_many_pauses_are_taken_together() -> None:
+    """Two thousand pauses of half a second: a matrix of all levels would take minutes."""
+    t = _seconds(2000)
+    watts = np.where(t % 1.0 < 0.5, 100.0, 30 + 0.002 * t)
+    found = find_idle(_read(watts), _busy(*((at, at + 0.5) for at in range(2000))), Response(0))
+    assert len(found.quiet) == 2000
+    assert found.mean_w == pytest.approx(30 + 0.002 * found.knots_ns / S, rel=0.01)

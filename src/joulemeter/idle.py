@@ -49,6 +49,9 @@ PLATEAU = 0.15
 UNMOVED = 3.0
 """Times as long as the usual one a counter's first row is if its first readings showed nothing."""
 
+LEVELS = 300
+"""The most levels that a walk is drawn through; of more, neighbours are taken together."""
+
 KNOTS = 12
 """The most straight pieces that idle is made of."""
 
@@ -243,21 +246,36 @@ def _walks(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Wa
     A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far
     below is not.
     """
-    kept = level <= (1 + PLATEAU) * np.quantile(level, 0.2, method="lower") + 1e-12
-    high = ~kept
+    low = level <= (1 + PLATEAU) * np.quantile(level, 0.2, method="lower") + 1e-12
+    at, level, variance = _fewer(at[low], level[low], variance[low])
+    kept = np.ones(len(at), bool)
     for _ in range(4):
         walks = _posteriors(knots, at[kept], level[kept], variance[kept])
         first, here = _at_first(walks), hats(knots, at)
         expected = here @ first.mean_w
         sigma = np.sqrt(variance + np.einsum("ij,jk,ik->i", here, first.covariance, here))
         plateau = level - expected > np.maximum(4 * sigma, 0.04 * np.abs(expected))
-        lowest = np.argmin(level)
-        plateau[lowest] = False
-        plateau |= high
+        plateau[np.argmin(level)] = False
         if (plateau == ~kept).all():
             break
         kept = ~plateau
     return walks
+
+
+def _fewer(at: Floats, level: Floats, variance: Floats) -> tuple[Floats, Floats, Floats]:
+    """The same levels, or LEVELS means of neighbours, weighed by how well each is known."""
+    if len(at) <= LEVELS:
+        return at, level, variance
+    weight, first = (
+        1 / np.maximum(variance, 1e-12),
+        np.linspace(0, len(at), LEVELS, endpoint=False).astype(int),
+    )
+    total = np.add.reduceat(weight, first)
+    return (
+        np.add.reduceat(weight * at, first) / total,
+        np.add.reduceat(weight * level, first) / total,
+        1 / total,
+    )
 
 
 def _at_first(walks: tuple[Walk, ...]) -> Walk:
