@@ -205,8 +205,8 @@ def test_ctrl_c_ends_a_long_command_with_130_and_leaves_its_data_sound(tmp_path)
 # ── completion, in the shells themselves ─────────────────────────────────────────────────────────────
 
 
-def typed(shell: list[str], start: list[str], line: str, expected: str) -> None:
-    """Types ``line`` and a tab into an interactive shell that has run ``start``, and waits for ``expected``."""
+def typed(shell: list[str], start: list[str], line: str, expected: str) -> bool:
+    """Whether an interactive shell that has run ``start`` shows ``expected`` after ``line`` and a tab."""
     pexpect = pytest.importorskip("pexpect")
     environment = {**os.environ, "PATH": f"{TOOL.parent}:{os.environ['PATH']}", "TERM": "dumb"}
     with pexpect.spawn(shell[0], shell[1:], encoding="utf-8", timeout=30, env=environment) as opened:
@@ -215,8 +215,9 @@ def typed(shell: list[str], start: list[str], line: str, expected: str) -> None:
         opened.sendline("echo rea''dy")
         opened.expect("ready")
         opened.send(line + "\t")
-        opened.expect(re.escape(expected))
+        shown = opened.expect([re.escape(expected), pexpect.TIMEOUT, pexpect.EOF])
         opened.sendcontrol("c")
+    return shown == 0
 
 
 @pytest.mark.parametrize(
@@ -225,14 +226,15 @@ def typed(shell: list[str], start: list[str], line: str, expected: str) -> None:
 def test_bash_completes_commands_and_options(line, expected) -> None:
     if shutil.which("bash") is None:
         pytest.skip("no bash is installed")
-    typed(["bash", "--norc"], ['eval "$(_JOULEMETER_COMPLETE=bash_source joulemeter)"'], line, expected)
+    start = ['eval "$(_JOULEMETER_COMPLETE=bash_source joulemeter)"']
+    assert typed(["bash", "--norc"], start, line, expected)
 
 
 def test_zsh_completes_commands() -> None:
     if shutil.which("zsh") is None:
         pytest.skip("no zsh is installed")
     start = ["autoload -U compinit; compinit -u", 'eval "$(_JOULEMETER_COMPLETE=zsh_source joulemeter)"']
-    typed(["zsh", "-f"], start, "joulemeter compa", "compare")
+    assert typed(["zsh", "-f"], start, "joulemeter compa", "compare")
 
 
 def test_fish_completes_commands_and_options(tmp_path) -> None:

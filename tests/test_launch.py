@@ -203,19 +203,20 @@ def test_dash_c_dash_m_folders_and_zipapps_run_as_they_do_alone(tmp_path: Path) 
         "import sys\nfrom .inner.leaf import value\n"
         "print(sys.argv[1:], sys.argv[0][-20:], __package__, __spec__.name, value)\n1/0\n"
     )
-    both(tmp_path, "-c", "import sys; print(sys.argv, sys.path[0], __name__, list(globals())); 1/0", "a")
-    both(tmp_path, "-m", "package", "a", "b")
-    both(tmp_path, "-m", "package.inner.leaf", "a")
-    both(tmp_path, "-m", "no_such_module")
+    code = "import sys; print(sys.argv, sys.path[0], __name__, list(globals())); 1/0"
+    assert both(tmp_path, "-c", code, "a")[0] == 1
+    assert both(tmp_path, "-m", "package", "a", "b")[0] == 1
+    assert both(tmp_path, "-m", "package.inner.leaf", "a")[0] == 0
+    assert both(tmp_path, "-m", "no_such_module")[0] == 1
     application = tmp_path / "app"
     application.mkdir()
     (application / "__main__.py").write_text(
         "import sys, other\nprint(sys.argv, __name__, other.x)\nother.f()\n"
     )
     (application / "other.py").write_text("x = len('ab')\ndef f(): raise ValueError(x)\n")
-    both(tmp_path, "app", "a")
+    assert both(tmp_path, "app", "a")[0] == 1
     zipapp.create_archive(application, tmp_path / "app.pyz")
-    both(tmp_path, "app.pyz", "a")
+    assert both(tmp_path, "app.pyz", "a")[0] == 1
 
 
 def test_api_calls_are_recorded_with_their_place(tmp_path: Path) -> None:
@@ -332,9 +333,9 @@ def test_modules_beside_the_script_are_rewritten_and_libraries_are_not(tmp_path:
 def test_modules_that_fail_fail_as_they_do_alone(tmp_path: Path) -> None:
     (tmp_path / "helper.py").write_text("def h(:\n")
     script(tmp_path, "try: import helper\nexcept SyntaxError as e: print(e)\nimport helper\n")
-    both(tmp_path, "script.py")
+    assert both(tmp_path, "script.py")[0] == 1
     (tmp_path / "helper.py").write_text("import sys\ndef h(): return 1/0\nh()\n")
-    both(tmp_path, "script.py")
+    assert both(tmp_path, "script.py")[0] == 1
 
 
 def test_a_source_that_cannot_be_rewritten_runs_unmetered_and_is_named(tmp_path: Path) -> None:
