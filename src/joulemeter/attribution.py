@@ -37,9 +37,6 @@ Progress = Callable[[float], None]
 MIRRORED = -0.9
 """Correlation of errors below which two sites are one to the meter."""
 
-VAGUE = 0.05
-"""Intervals narrower than this fraction are good enough whatever they correlate with."""
-
 Rule = Callable[[Timeline, Occupancy, Progress], tuple[RailLedger, list[SiteRail]]]
 
 
@@ -354,19 +351,19 @@ def _entries(
     told = [bounded(float(m), float(s), 0.0) for m, s in zip(mean, sigma, strict=True)]
     resolved = np.array([is_resolved(each) for each in told], bool)
     inclusive = _inclusive(timeline, occupancy, found, seen, mean, exclusive)
-    joint = {at: group for group in confounded(scaled, _doubtful(told, scaled)) for at in group}
-    resolved[[at for at in joint if at < count]] = False
+    joint = {at: group for group in confounded(scaled, _doubtful(resolved, mean, scaled)) for at in group}
     ids, twins = [site.id for site in occupancy.sites], _mirrored(scaled, count)
     made = []
     for at in range(count):
         if found.seconds[at] <= 0 and occupancy.calls[at] and _ran(occupancy, at):
             made.append(SiteRail(rail.id, False, (), UNKNOWN, UNKNOWN))
             continue
-        group = joint.get(at, [])
+        # The figure of a resolved site stands, whoever cannot be told from it.
+        group = [] if resolved[at] else joint.get(at, [])
         others = tuple(ids[each] for each in group if each != at and each < count)
         shared = _joint(scaled, group, rail.relative_error) if others else None
         own, inside = exclusive[at], inclusive[at]
-        if shared is not None and twins[at, [each for each in group if each < count]].any():
+        if shared is not None and (twins[at] & ~resolved)[[each for each in group if each < count]].any():
             # How twins share what they drew together is a guess: either may have drawn all of it, or nothing.
             own = Energy(own.energy_j, 0.0, max(shared.high_j, own.high_j))
             inside = own if inclusive[at] is exclusive[at] else inside
@@ -378,18 +375,11 @@ def _ran(occupancy: Occupancy, at: int) -> bool:
     return bool((occupancy.column == at).any())
 
 
-def _doubtful(told: list[Energy], found: Energies) -> NDArray[np.bool_]:
+def _doubtful(resolved: NDArray[np.bool_], mean_j: Floats, found: Energies) -> NDArray[np.bool_]:
     """Columns (c,) that are not resolved and hold some energy, and those whose errors all but mirror such a
-    one's.
-
-    Two sites whose errors mirror each other are one to the meter, even where one figure or both are fair.
-    """
-    count = len(told)
-    some = np.array([each.energy_j > 0 for each in told], bool)
-    alone = some & ~np.array([is_resolved(each) for each in told], bool)
-    vague = some & ~np.array([is_resolved(each, VAGUE) for each in told], bool)
-    mirrored = _mirrored(found, count)
-    mirrored &= vague[:, None] | vague
+    one's: what two drew together may be known where what either drew is not."""
+    alone = (mean_j > 0) & ~resolved
+    mirrored = _mirrored(found, len(mean_j)) & (alone[:, None] | alone)
     return np.append(alone | mirrored.any(axis=1), False)
 
 
