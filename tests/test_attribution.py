@@ -71,25 +71,28 @@ def test_two_threads_that_never_rest_cannot_be_told_apart_and_say_so() -> None:
     assert sum(site.rails[0].resolved for site in ledger.sites) <= 1
 
 
-def test_twins_that_always_run_back_to_back_have_a_joint_energy_and_no_energy_each() -> None:
+def _twins(lengths_ns: tuple[float, float], pairs: int) -> Machine:
+    """Two calls that always run back to back, many times in a row, and two others at random."""
     rng = np.random.default_rng(5)
     t, rows = S, []
     while t < 6 * S:
         site = int(rng.integers(1, 4))
-        for each in [0, 1] * 100 if site == 1 else [site]:
-            end = t + int((15_000 if each < 2 else 4e6) * rng.uniform(0.95, 1.05))
+        for each in [0, 1] * pairs if site == 1 else [site]:
+            end = t + int((lengths_ns[each] if each < 2 else 4e6) * rng.uniform(0.95, 1.05))
             rows.append((each, 0, t, end, -1))
             t = end
     table = np.array(rows, np.int64).T
-    spans = Spans(*table)
-    call_w = np.array([30.0, 90.0, 50.0, 20.0])[table[0]]
-    made = replace(
+    return replace(
         program(0, [1.0], [1.0], seconds=0.1),
         sites=tuple(Site(i, str(i)) for i in range(4)),
-        spans=spans,
-        call_w=call_w,
+        spans=Spans(*table),
+        call_w=np.array([30.0, 90.0, 50.0, 20.0])[table[0]],
         end_ns=t + S,
     )
+
+
+def test_twins_that_always_run_back_to_back_have_a_joint_energy_and_no_energy_each() -> None:
+    made = _twins((15_000, 15_000), 100)
     ledger = attribute([counter(made, 6)], made.sites, made.spans)
     one, other = ledger.sites[0].rails[0], ledger.sites[1].rails[0]
     assert (one.resolved, other.resolved) == (False, False)
@@ -97,6 +100,23 @@ def test_twins_that_always_run_back_to_back_have_a_joint_energy_and_no_energy_ea
     assert one.joint is not None
     assert one.joint.energy_j == pytest.approx(made.true_j[:2].sum(), rel=0.03)
     assert one.joint.low_j <= made.true_j[:2].sum() <= one.joint.high_j
+    # Either may have drawn all of it, or nothing.
+    for entry in (one, other):
+        assert entry.exclusive.low_j == 0
+        assert entry.exclusive.high_j >= one.joint.energy_j
+
+
+def test_a_call_far_longer_than_its_twin_is_resolved_and_the_twin_names_it() -> None:
+    """Whatever so short a call draws, the long one drew the rest: its figure stands, and bounds the other's."""
+    made = _twins((5_000, 200_000), 20)
+    ledger = attribute([counter(made, 6)], made.sites, made.spans)
+    short, long = ledger.sites[0].rails[0], ledger.sites[1].rails[0]
+    assert (short.resolved, long.resolved) == (False, True)
+    assert (short.confounded_with, long.confounded_with) == ((1,), ())
+    assert short.joint is not None
+    assert short.joint.low_j <= made.true_j[:2].sum() <= short.joint.high_j
+    assert short.exclusive.low_j <= made.true_j[0] <= short.exclusive.high_j < 0.5 * short.joint.energy_j
+    assert long.exclusive.low_j <= made.true_j[1] <= long.exclusive.high_j
 
 
 def test_a_fixed_loop_under_a_slow_meter_is_unresolved_rather_than_wrong() -> None:

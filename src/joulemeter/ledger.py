@@ -81,7 +81,8 @@ class SiteRail:
     """One site's energy on one rail, net of idle.
 
     ``resolved`` is False where the meter cannot tell the site from ``confounded_with`` (site ids), or,
-    where that is empty, from nothing; ``joint`` is then the group's exclusive energy.
+    where that is empty, from nothing; ``joint`` is then the group's exclusive energy. A resolved site may
+    be among those that another is confounded with; it names none itself.
     """
 
     rail: int
