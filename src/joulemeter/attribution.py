@@ -34,8 +34,12 @@ if TYPE_CHECKING:
 Progress = Callable[[float], None]
 """Called with the fraction done, from 0 to 1."""
 
-MIRRORED = -0.9
-"""Correlation of errors below which two sites are one to the meter."""
+MIRRORED = -0.99
+"""Correlation of errors below which two sites are one to the meter: it knows their sum seven times as well as
+either. Calls of two threads, which err against each other as well, stay above."""
+
+VAGUE = 0.05
+"""Intervals narrower than this fraction are good enough whatever they correlate with."""
 
 Rule = Callable[[Timeline, Occupancy, Progress], tuple[RailLedger, list[SiteRail]]]
 
@@ -351,19 +355,23 @@ def _entries(
     told = [bounded(float(m), float(s), 0.0) for m, s in zip(mean, sigma, strict=True)]
     resolved = np.array([is_resolved(each) for each in told], bool)
     inclusive = _inclusive(timeline, occupancy, found, seen, mean, exclusive)
-    joint = {at: group for group in confounded(scaled, _doubtful(resolved, mean, scaled)) for at in group}
+    firm = np.array([is_resolved(each, VAGUE) for each in told], bool)
+    joint = {
+        at: group for group in confounded(scaled, _doubtful(resolved, firm, mean, scaled)) for at in group
+    }
+    resolved[[at for at in joint if at < count and not firm[at]]] = False
     ids, twins = [site.id for site in occupancy.sites], _mirrored(scaled, count)
     made = []
     for at in range(count):
         if found.seconds[at] <= 0 and occupancy.calls[at] and _ran(occupancy, at):
             made.append(SiteRail(rail.id, False, (), UNKNOWN, UNKNOWN))
             continue
-        # The figure of a resolved site stands, whoever cannot be told from it.
-        group = [] if resolved[at] else joint.get(at, [])
+        # A figure that is known well stands, whoever cannot be told from it.
+        group = [] if firm[at] else joint.get(at, [])
         others = tuple(ids[each] for each in group if each != at and each < count)
         shared = _joint(scaled, group, rail.relative_error) if others else None
         own, inside = exclusive[at], inclusive[at]
-        if shared is not None and (twins[at] & ~resolved)[[each for each in group if each < count]].any():
+        if shared is not None and (twins[at] & ~firm)[[each for each in group if each < count]].any():
             # How twins share what they drew together is a guess: either may have drawn all of it, or nothing.
             own = Energy(own.energy_j, 0.0, max(shared.high_j, own.high_j))
             inside = own if inclusive[at] is exclusive[at] else inside
@@ -375,12 +383,15 @@ def _ran(occupancy: Occupancy, at: int) -> bool:
     return bool((occupancy.column == at).any())
 
 
-def _doubtful(resolved: NDArray[np.bool_], mean_j: Floats, found: Energies) -> NDArray[np.bool_]:
-    """Columns (c,) that are not resolved and hold some energy, and those whose errors all but mirror such a
-    one's: what two drew together may be known where what either drew is not."""
-    alone = (mean_j > 0) & ~resolved
-    mirrored = _mirrored(found, len(mean_j)) & (alone[:, None] | alone)
-    return np.append(alone | mirrored.any(axis=1), False)
+def _doubtful(
+    resolved: NDArray[np.bool_], firm: NDArray[np.bool_], mean_j: Floats, found: Energies
+) -> NDArray[np.bool_]:
+    """Columns (c,) that hold some energy and are not resolved, and pairs whose errors all but mirror each
+    other where either is not ``firm``: what two drew together may be known where what either drew is not."""
+    some = mean_j > 0
+    vague = some & ~firm
+    mirrored = _mirrored(found, len(mean_j)) & (vague[:, None] | vague)
+    return np.append(some & (~resolved | mirrored.any(axis=1)), False)
 
 
 def _mirrored(found: Energies, count: int) -> NDArray[np.bool_]:
