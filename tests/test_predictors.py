@@ -178,6 +178,27 @@ def test_the_ground_finds_where_bytes_leave_the_cache_and_goes_on_beyond_what_wa
     assert np.exp(regression.ground(costs, far))[0] == pytest.approx(expected, rel=1e-3)
 
 
+def test_tiles_are_fetched_from_beyond_a_cache_by_the_share_of_the_operand_it_does_not_hold() -> None:
+    shape = {"rows": 64, "in_features": 1024, "out_features": 64}
+    described = [features.describe(Kernel("fc", shape), Work(1.0, 2.0, 3.0))]
+    amounts = dict(zip(features.TERMS, features.terms(described)[0], strict=True))
+    # Either operand is 64 × 1024 × 4 bytes, 256 KiB.
+    assert amounts["tiles, lhs out of 256 KiB"] == pytest.approx(64 * 64 * 1024 / 2)
+    assert amounts["tiles, rhs out of 64 KiB"] == pytest.approx(64 * 64 * 1024 * 4 / 5)
+
+
+def test_what_the_other_rows_contradict_hardly_moves_a_ground_of_many() -> None:
+    """Every tenth of 200 rows cost three times as much, and the smallest are read to half of themselves."""
+    moved = np.geomspace(1e3, 1e8, 200)
+    described = [features.describe(Kernel("relu", {"elements": int(b)}), Work(0.0, b, 0.0)) for b in moved]
+    right = np.log(1e-6 + 1e-9 * moved)
+    wrong = right + np.log(3) * (np.arange(200) % 10 == 5)
+    wrong[:40] += np.log(2)
+    known = np.where(np.arange(200) < 40, 4.0, 0.0)
+    costs = regression.priced(described, wrong, np.log(1e-6), known_variance=known)
+    assert regression.ground(costs, described)[60:] == pytest.approx(right[60:], abs=0.05)
+
+
 def means(sizes: list[tuple[int, int]]) -> list[dict[str, float]]:
     """Squeeze-and-excitation blocks of such heights and channels."""
     made = []

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from joulemeter.models.regression import Member
     from joulemeter.models.trees import Trees
 
-SCHEMA = 3
-"""3: more costs in the physical ground."""
+SCHEMA = 4
+"""4: more costs in the physical ground."""
 _LARGEST = 2**31
 """Bytes that a member of the zip may unpack to: more is a bomb, not a predictor."""
 

@@ -161,15 +161,24 @@ def table(described: Sequence[dict[str, float]], columns: Sequence[str]) -> NDAr
 SPILL_BYTES = tuple(4.0**step for step in range(10, 15))
 """Sizes that caches have, 1 to 256 MiB: bytes beyond one cost more than those within, on no device less."""
 
+OPERAND_BYTES = tuple(4.0**step for step in range(8, 15))
+"""Sizes of caches, 64 KiB to 256 MiB, that hold the operands of a product: a core's own are smaller."""
+
 _BEYOND = tuple(f"beyond {size / 2**20:g} MiB" for size in SPILL_BYTES)
 _STRODE = ("strode", *(f"strode {name}" for name in _BEYOND))
-TERMS = ("launch", "flops", "bytes", *_BEYOND, "tiles", "gathered", "lhs", "rhs", "out", *_STRODE)
-"""Costs that add up: a launch, FLOPs, bytes, bytes beyond what a cache holds, whole tiles, the gathered input
-of a convolution, operands, bytes strode over."""
+FETCHED = tuple(
+    f"tiles, {name} out of {size / 2**10:g} KiB" for name in ("lhs", "rhs") for size in OPERAND_BYTES
+)
+"""Costs of tiles whose operands a cache does not hold."""
+TERMS = (
+    "launch", "flops", "bytes", *_BEYOND, "tiles", *FETCHED, "gathered", "lhs", "rhs", "out", *_STRODE,
+)  # fmt: skip
+"""Costs that add up: a launch, FLOPs, bytes, bytes beyond what a cache holds, whole tiles, those of them
+whose operands a cache does not hold, the gathered input of a convolution, operands, bytes strode over."""
 
 
 def terms(described: Sequence[dict[str, float]]) -> NDArray[np.float64]:
-    """The amounts behind ``TERMS``, shape (n, 19); those of products and of walks are 0 elsewhere."""
+    """The amounts behind ``TERMS``, shape (n, 33); those of products and of walks are 0 elsewhere."""
     return np.array([_amounts(each) for each in described], np.float64).reshape(len(described), len(TERMS))
 
 
@@ -180,9 +189,21 @@ def _amounts(each: dict[str, float]) -> list[float]:
         tiles, lhs, rhs, out = (math.exp(each[f"log {name}"]) for name in ("tiles", "lhs", "rhs", "out"))
         gathered = lhs if each["window"] > 0 or each["stride"] > 0 else 0.0
         spilt = [0.0] * len(SPILL_BYTES)
-        return [1.0, flops, moved, *spilt, tiles, gathered, lhs, rhs, out, *_strode(each)]
+        fetched = _fetched(tiles, (lhs, rhs), math.exp(each.get("log dtype", math.log(4))))
+        return [1.0, flops, moved, *spilt, tiles, *fetched, gathered, lhs, rhs, out, *_strode(each)]
     spilt = [max(moved - size, 0.0) for size in SPILL_BYTES]
-    return [1.0, flops, moved, *spilt, *[0.0] * 5, *_strode(each)]
+    return [1.0, flops, moved, *spilt, *[0.0] * (5 + len(FETCHED)), *_strode(each)]
+
+
+def _fetched(tiles: float, operands: Sequence[float], element_bytes: float) -> list[float]:
+    """MACs of tiles for which an operand is fetched from beyond a cache of each size.
+
+    Every tile goes through strips of both operands again. The share that a cache no longer holds grows
+    gradually with the operand, s/(s + size): blocking keeps part of a large one, other data displace part
+    of a small one.
+    """
+    sizes = [count * element_bytes for count in operands]
+    return [tiles * size / (size + cache) for size in sizes for cache in OPERAND_BYTES]
 
 
 def _strode(each: dict[str, float]) -> list[float]:

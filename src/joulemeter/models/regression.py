@@ -28,6 +28,12 @@ _SMALL_ROWS = 100
 """With fewer rows, processes of size alone are tried: each dimension has a length scale to be learnt."""
 FEW_ROWS = 25
 """With fewer, what a ground adds up to is tried alone."""
+_PRICED_ROUNDS = 3
+"""Times that the rows of a ground are weighed anew by how far it is off them."""
+_OFF_BEFORE, _OFF_LEAST = 0.2, 0.01
+"""What a ground is usually off its rows, as a fraction: before it is known, and at least."""
+_NORMAL_50 = 0.6745
+"""The half-width of a normal 50 % interval in standard deviations."""
 _BOOSTED_ROWS = 800
 """From so many rows on, boosted trees are tried: below, processes always won."""
 _MEMBERS = 4
@@ -52,7 +58,7 @@ FULL = Care()
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One regressor of the logarithm of a quantity. ``costs`` (19,) is its physical ground, by TERMS of
+    """One regressor of the logarithm of a quantity. ``costs`` (33,) is its physical ground, by TERMS of
     ``features``, all zero where it has none; ``deviation`` is the standard deviation where the regressor
     gives none."""
 
@@ -122,25 +128,47 @@ def priced(
     target: NDArray[np.float64],
     launch: float = np.nan,
     base: str = "ground",
+    known_variance: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Costs (19,), none negative, whose sums lie nearest exp(``target``) relative to it (least squares);
+    """Costs (33,), none negative, whose sums lie nearest exp(``target``) relative to it (least squares);
     those that are no part of ``base`` (one of features.GROUNDS) are 0.
 
     ``launch`` is the logarithm of what the cheapest kernel of the device costs: a family whose small kernels
-    were not measured still costs about that for nothing.
+    were not measured still costs about that for nothing. From _SMALL_ROWS rows on each counts by how exactly
+    it is read (``known_variance`` (n,) of the logarithm), and less where the others contradict it (Student's
+    t by reweighting); of fewer, the one that stands apart may be the only one that shows a cost, and they
+    cannot tell which caches operands come out of.
     """
-    part = [name in features.GROUNDS[base] for name in features.TERMS]
-    table = features.terms(described) * part
-    if np.isfinite(launch):
-        table = np.vstack([table, [1.0, *[0.0] * (len(features.TERMS) - 1)]])
-        target = np.append(target, launch)
-    table = table * np.exp(-target)[:, None]
-    scale = table.mean(0)
+    many = len(target) >= _SMALL_ROWS
+    counted = features.GROUNDS[base] - frozenset(() if many else features.FETCHED)
+    part = [name in counted for name in features.TERMS]
+    table = features.terms(described) * part * np.exp(-target)[:, None]
+    anchor = np.zeros((int(np.isfinite(launch)), len(features.TERMS)))
+    anchor[:, 0] = np.exp(-launch)
+    scale = np.vstack([table, anchor]).mean(0)
     scale[scale == 0] = 1.0
-    found = nnls(table / scale, np.ones(len(target)))[0] / scale
-    # Every sum must be above zero: a launch costs something.
-    found[0] = max(found[0], 1e-3 * float(np.exp(target.min())))
-    return np.asarray(found, np.float64)
+    rows, anchor = table / scale, anchor / scale
+    least = 1e-3 * float(np.exp(np.fmin(target.min(), launch))) * scale[0]
+    rounds = _PRICED_ROUNDS if many else 0
+    known = np.zeros(len(target)) if known_variance is None or not rounds else known_variance
+    weights = _OFF_BEFORE / np.sqrt(_OFF_BEFORE**2 + known)
+    for step in range(rounds + 1):
+        sums = np.vstack([rows * weights[:, None], anchor])
+        found = nnls(sums, np.append(weights, np.ones(len(anchor))))[0]
+        # Every sum must be above zero: a launch costs something.
+        found[0] = max(found[0], least)
+        if step < rounds:
+            weights = _trust(np.log(rows @ found), known)
+    return np.asarray(found / scale, np.float64)
+
+
+def _trust(off: NDArray[np.float64], known: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each row counts (n,), 1 at most, where the ground is ``off`` (n,), and readings by ``known``."""
+    usual = max(float(np.median(np.abs(off))) / _NORMAL_50, _OFF_LEAST) ** 2
+    variance = usual + known
+    nu = gaussian.STUDENT_NU
+    doubt = np.maximum((nu + off**2 / variance) / (nu + 1), 1.0)
+    return np.asarray(np.sqrt(usual / variance / doubt), np.float64)
 
 
 def recipes(described: Sequence[dict[str, float]]) -> list[str]:
@@ -252,7 +280,7 @@ class _Rows:
         inputs = features.table(self.described, columns)
         costs = np.zeros(len(features.TERMS))
         if base != "plain":
-            costs = priced(self.described, self.target, self.launch, base)
+            costs = priced(self.described, self.target, self.launch, base, self.known_variance)
         rest = self.target - ground(costs, self.described)
         if kind != "process":
             grow = trees.boosted if kind == "boosted" else trees.forest
