@@ -31,11 +31,12 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
 
-TURNS = 8
-"""Newton's steps, at most."""
+TURNS = 20
+"""Newton's steps, at most. Far from the summit pulls are larger than the slope that they measure is steep, so steps
+are short."""
 
-SETTLED = 1e-3
-"""Part of the energy that changes hands in one of them when it is enough."""
+SETTLED = 0.3
+"""A step is the last that moves no power by more than this part of its standard deviation, or by a thousandth."""
 
 CELLS = 25_000_000
 """Cells of a table that is held at once."""
@@ -45,6 +46,9 @@ BARELY = 0.1
 
 STRETCHES = 40
 """Stretches of steps over which pulls are compared with what is said of them."""
+
+EVEN = 0.1
+"""How much the logarithms of how far calls scatter and ages blur still move when they are settled."""
 
 DOUBT = 0.4
 """Precision of the logarithm of how far calls scatter, before the readings speak."""
@@ -60,6 +64,9 @@ CLEAR = 1.0
 
 SHORT = 0.1
 """Ticks that are this part of a read apart are easily taken for one at each read, or the other way round."""
+
+ROUNDS = 3
+"""How often a pace is sought, with the powers of the one before."""
 
 HOPELESS = 200.0
 """How much less likely, as a logarithm, a pace is that no better powers will save."""
@@ -80,10 +87,12 @@ class Matter:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where the search begins: ``powers`` (c + k,), and κ, by how much calls of one site scatter."""
+    """Where the search begins: ``powers`` (c + k,), κ, by how much calls of one site scatter, and by how much ages
+    blur."""
 
     powers: Floats
     variation: float
+    blur: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,7 @@ class Summit:
     powers: Powers
     energies: Energies
     variation: float
+    blur: float
     ticks: Ticks
     score: float
     factor: float
@@ -120,6 +130,10 @@ def highest(
         """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
+    def begin_at(found: Summit) -> Start:
+        """To go on from where something was found."""
+        return Start(found.powers.mean[: len(start.powers)], found.variation, found.blur)
+
     done = [pace for pace in paces if pace.period_ns > ASKED_NS]
     asked = [pace for pace in paces if pace.period_ns <= ASKED_NS]
     if done and not asked and done[0].period_ns < SHORT * spacing_ns:
@@ -128,21 +142,29 @@ def highest(
     if not done:
         return fresh[0]
     best = max((tried(pace, start, -np.inf) for pace in done), key=lambda each: each.score)
-    while True:
-        here = Start(best.powers.mean[: len(start.powers)], best.variation)
-        for pace in neighbours(best.ticks, spacing_ns, told):
-            if any(nearly(pace, each, spacing_ns) for each in done):
-                continue
-            done.append(pace)
-            other = tried(pace, here, best.score - HOPELESS)
-            if other.score > best.score + CLEAR:
-                best = other
+    begin = start
+    for _ in range(ROUNDS):
+        while True:
+            here = begin_at(best)
+            for pace in neighbours(best.ticks, spacing_ns, told):
+                if any(nearly(pace, each, spacing_ns) for each in done):
+                    continue
+                done.append(pace)
+                other = tried(pace, here, best.score - HOPELESS)
+                if other.score > best.score + CLEAR:
+                    best = other
+                    break
+            else:
                 break
-        else:
+        # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
+        begin = here if len(some.joules) == len(steps.joules) else begin
+        found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
+        begin = begin_at(found)
+        again = tried(found.ticks, begin, best.score)
+        if again.score < best.score + CLEAR:
             break
-    # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
-    begin = here if len(some.joules) == len(steps.joules) else start
-    found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
+        # Under better powers another pace may be the likeliest.
+        best, done = again, [again.ticks]
     return max([*fresh, found], key=lambda each: each.score)
 
 
@@ -165,7 +187,7 @@ def climbed(
     """
     count, usual_w = len(matter.seconds), float(beliefs.power.mean[0])
     step_s = float(np.median(np.diff(steps.t_ns))) / 1e9
-    at, variation, blur = start.powers, start.variation, 1.0
+    at, variation, blur = start.powers, start.variation, start.blur
     most = CELLS // (bins_of(ticks) * (count + len(matter.knots_ns)))
     steps = excerpt(steps, min(most, MOST_STEPS))
     made, walk = _table(steps, ticks, matter), Walk(steps, ticks, bins_of(ticks))
@@ -178,10 +200,10 @@ def climbed(
         sums = gram_of(found, np.append(at, 0.0), rate)
         post = powers(sums, beliefs.power, others, beliefs.alike)
         moved = post.mean[:-1] - at
-        spent = np.abs(at[:count]) @ matter.seconds
-        if found.score < least or np.abs(moved[:count]) @ matter.seconds < SETTLED * spent:
-            break
         grown = np.exp(np.clip(_grown(found), -1, 1))
+        settled = _settled(moved[:count], at[:count], post) and bool(np.abs(np.log(grown)).max() < EVEN)
+        if found.score < least or settled:
+            break
         variation, blur = variation * grown[0], blur * grown[1]
         at = at + moved
         if not told and abs(post.mean[-1]) > BARELY * made.width_s:
@@ -190,7 +212,13 @@ def climbed(
     factor = _misfit(found, np.maximum(matter.call_s / step_s, 1.0), beliefs)
     spread = energies(sums, post, matter.seconds, rate * matter.seconds)
     spread = replace(spread, covariance=spread.covariance * factor)
-    return Summit(post, spread, variation, ticks, found.score, factor)
+    return Summit(post, spread, variation, blur, ticks, found.score, factor)
+
+
+def _settled(moved: Floats, at: Floats, found: Powers) -> bool:
+    """Whether a step moved the columns' powers ``at`` (c,) by no more than is told of them anyway."""
+    sigma = np.sqrt(np.diag(found.covariance)[: len(at)])
+    return bool((np.abs(moved) <= np.maximum(SETTLED * sigma, 1e-3 * np.abs(at))).all())
 
 
 def _grown(found: Slopes) -> Floats:

@@ -191,7 +191,7 @@ def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, silent: bool = 
     shifts = (0.0,) if told else SHIFTS if silent else SHIFTS[::2]
     tried = [
         Ticks(guess.lag_ns if told else max(middle - (0.5 - shift) * period, 0.0), period, JITTERS[1])
-        for period in _periods(spacing, silent)
+        for period in _periods(_turn(steps) if silent else spacing, silent)
         for shift in shifts
     ]
     scores = _all_scores(steps, energy, tried)
@@ -218,6 +218,13 @@ def _refined(steps: Steps, energy: Curve, some: Ticks, told: bool, spacing: floa
             near += [Ticks(lag, period, some.jitter) for lag in lags]
         some = _likeliest(steps, energy, near)
     return _likeliest(steps, energy, [replace(some, jitter=jitter) for jitter in JITTERS])
+
+
+def _turn(steps: Steps) -> float:
+    """The mean time from one reading that shows something new to the next, while work ran."""
+    working = steps.variance > 0
+    passed = np.diff(steps.t_ns)[working]
+    return float(passed.sum()) / max(int((~steps.stale[working]).sum()), 1)
 
 
 def _periods(spacing_ns: float, silent: bool) -> Floats:
@@ -253,7 +260,7 @@ def neighbours(ticks: Ticks, spacing_ns: float, told: bool) -> list[Ticks]:
     fine = _finest(ticks, spacing_ns)
     periods = aliases + [ticks.period_ns * (1 + k * fine) for k in (-1, 1)]
     return [at(ticks.period_ns, each) for each in jitters] + [
-        at(each, ticks.jitter) for each in periods if LEAST_PERIOD_NS <= each <= MOST_PERIOD_NS
+        at(each, ticks.jitter) for each in periods if each >= LEAST_PERIOD_NS
     ]
 
 
