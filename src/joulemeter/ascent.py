@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 TURNS = 20
-"""Newton's steps, at most. Far from the summit pulls are larger than the slope that they measure is steep, so steps
-are short."""
+"""Newton's steps, at most: far from the summit pulls scatter more than slopes there are steep, and steps are
+short."""
 
 SETTLED = 0.3
-"""A step is the last that moves no power by more than this part of its standard deviation, or by a thousandth."""
+"""The last step moves no power by more than this part of its standard deviation, or by a thousandth."""
 
 CELLS = 25_000_000
 """Cells of a table that is held at once."""
@@ -87,8 +87,8 @@ class Matter:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where the search begins: ``powers`` (c + k,), κ, by how much calls of one site scatter, and by how much ages
-    blur."""
+    """Where the search begins: ``powers`` (c + k,), κ, by how much calls of one site scatter, and by how much
+    ages blur."""
 
     powers: Floats
     variation: float
@@ -141,31 +141,36 @@ def highest(
     fresh = [climbed(steps, quantum_j, pace, told, start, matter, beliefs) for pace in asked]
     if not done:
         return fresh[0]
-    best = max((tried(pace, start, -np.inf) for pace in done), key=lambda each: each.score)
-    begin = start
-    for _ in range(ROUNDS):
+
+    def nearby(best: Summit, done: list[Ticks]) -> Summit:
+        """The best of ``best`` and the neighbours that are not ``done``, and of theirs."""
         while True:
-            here = begin_at(best)
             for pace in neighbours(best.ticks, spacing_ns, told):
                 if any(nearly(pace, each, spacing_ns) for each in done):
                     continue
                 done.append(pace)
-                other = tried(pace, here, best.score - HOPELESS)
+                other = tried(pace, begin_at(best), best.score - HOPELESS)
                 if other.score > best.score + CLEAR:
                     best = other
                     break
             else:
-                break
+                return best
+
+    best = max((tried(pace, start, -np.inf) for pace in done), key=lambda each: each.score)
+    begin, reached = start, fresh
+    for _ in range(ROUNDS):
+        best = nearby(best, done)
         # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
-        begin = here if len(some.joules) == len(steps.joules) else begin
+        begin = begin_at(best) if len(some.joules) == len(steps.joules) else begin
         found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
+        reached.append(found)
         begin = begin_at(found)
         again = tried(found.ticks, begin, best.score)
         if again.score < best.score + CLEAR:
             break
         # Under better powers another pace may be the likeliest.
         best, done = again, [again.ticks]
-    return max([*fresh, found], key=lambda each: each.score)
+    return max(reached, key=lambda each: each.score)
 
 
 def climbed(

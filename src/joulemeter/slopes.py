@@ -34,9 +34,12 @@ CHUNK = 200
 BURN = 60
 """Steps before a chunk by which its ages are known as well as from all before."""
 
-MOMENTS = 3
-"""Moments that stand for one age: calls shorter than what an age stands for are not told from their
-neighbours."""
+MOMENTS = 6
+"""Moments that stand for one age."""
+
+REACH = 2
+"""Over how many ages they spread: calls shorter than that are not told from their neighbours. Calls about as
+long as one age would seem to be, by where ages happen to lie."""
 
 PART = 4_000
 """Readings whose moments are looked up at once."""
@@ -57,11 +60,14 @@ class Table:
 
 
 def table(t_ns: Ints, ticks: Ticks, bins: int, occupancy: Occupancy, gap: Stretches, knots_ns: Ints) -> Table:
-    """The table of some readings under a pace; an age stands for all moments of its part of a period."""
-    fine = ticks.ages_ns(MOMENTS * bins).astype(np.int64)
+    """The table of some readings under a pace; an age stands for all moments of its part of a period, and of
+    half a part before and after."""
+    width_ns = ticks.period_ns / bins
+    around = ((np.arange(MOMENTS) + 0.5) / MOMENTS - 0.5) * REACH * width_ns
+    fine = (ticks.ages_ns(bins)[:, None] + around).ravel().astype(np.int64)
     shown = t_ns - int(ticks.lag_ns)
     made = np.empty((len(t_ns), bins, len(occupancy.sites) + 1 + len(knots_ns)))
-    origin, base = shown[0] - fine[-1], np.zeros(made.shape[2])
+    origin, base = shown[0] - fine.max(), np.zeros(made.shape[2])
     for low in range(0, len(t_ns), PART):
         part = slice(low, low + PART)
         moments = shown[part, None] - fine
