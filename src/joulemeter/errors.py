@@ -68,3 +68,16 @@ class PredictorError(JoulemeterError):
     """A predictor does not fit what it is asked to price."""
 
     exit_status = 7
+
+
+def nearest(before: str, found: object, attribute: str, *after: str) -> str:
+    """What to type for an ``attribute`` that ``found`` lacks: the nearest that it has, between ``before``
+    (what led to it, such as ``torch:nn.``) and ``after``; where none is near, the command that lists all.
+    """
+    import difflib
+
+    near = difflib.get_close_matches(attribute, dir(found), n=1)
+    if near:
+        return before + ".".join((near[0], *after))
+    module, owner = before.partition(":")[0], before.replace(":", ".")[:-1]
+    return f'python -c "import {module}; print(dir({owner}))"'
