@@ -39,6 +39,8 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("walk")
     (folder / "empty").touch()
     (folder / "empty.onnx").touch()
+    (folder / "torn.onnx").write_bytes(b"\x08\x0a:\x7fnode")
+    (folder / "newer.json").write_text('{"kind": "memory-hierarchy energy model", "schema": 999}')
     (folder / "words.txt").write_text("hello\n")
     (folder / "table.csv").write_text("a,b\n1,2\n")
     (folder / "script.py").write_text("print(1)\n")
@@ -69,19 +71,33 @@ WRONG = [
     (5, "fit table.csv -o p.joules", "one of: DeepEn2023"),
     (5, "evaluate --fit nowhere --test empty", "is not there"),
     (6, "predict empty.onnx --predictor empty", "export it again"),
-    (6, "predict nowhere.onnx --predictor empty", "No such file"),
+    (6, "predict nowhere.onnx --predictor empty", "no such file. Try: torn.onnx or empty.onnx$"),
+    (6, "predict torn.onnx --predictor empty", "Try: export it again"),
+    (6, "predict nowhere.tflite --predictor empty", "no such file. Try: the path of a .tflite file"),
+    (6, "predict nowhere.keras --predictor empty", "no such file. Try: the path of a .keras file"),
+    (6, "predict nowhere.pt2 --predictor empty", "no such file. Try: the path of a .pt2 file"),
+    (2, "predict math:sine --predictor empty", "Try: math:sinh?$"),
+    (2, "predict math:sin --input 1,0 --predictor empty", "not above zero. Try: --input 1,3"),
+    (2, "predict math:sin --input wide --predictor empty", "not a shape. Try: --input 1,3"),
     (5, "model fit nowhere -o m.json", "joulemeter sweep"),
-    (7, "model show empty", "cannot be read"),
+    (7, "model show empty", "cannot be read.* Try: joulemeter model fit DATASET"),
+    (7, "model show newer.json", "schema 999.* Try: pip install --upgrade joulemeter"),
     (5, "qc empty", "the folder of a data set"),
     (2, "sweep nowhere -o s", "one of butter-e"),
-    (2, "sweep words.txt -o s", "cannot be read as a plan"),
+    (2, "sweep words.txt -o s", "cannot be read as a plan.* Try: a TOML file, or one of butter-e"),
     (5, "join empty table.csv -o j", "lacks the column"),
+    (5, "join table.csv nowhere -o j", "is not there. Try: a CSV or Parquet file"),
     (2, "instrument folder", "the path of a Python script"),
     (2, "score", "joulemeter score --help"),
     (5, "score --table empty", "the heading device"),
     (2, "scale numpy:sort --sizes 1", "--sizes 1000,"),
-    (2, "isolate numpy:srot", "did you mean 'sort'|did you mean 'sqrt'"),
+    (2, "isolate numpy:srot", "Try: numpy:s(or|qr)t"),
+    (2, "isolate math:pi", "not a function but a float. Try: MODULE:FUNCTION"),
     (2, "isolate nowhere:f", "run in its folder"),
+    (2, "run --api zzzzzz script.py", "Try: install it for this Python"),
+    (2, "scale math:sin --sizes 1,2,-3", "a size is not above zero. Try: --sizes 1000"),
+    (2, "scale math:sin --sizes 1,2,3 --plot p.pdf", "Try: --plot p.png"),
+    (2, "instrument script.py -o nowhere/x.py", "Try: -o with a writable place"),
     (2, "serve --prometheus :99999", "--prometheus :9464"),
     (2, "watch 9999999", "pgrep"),
     (2, "watch --period x", "a number and a unit"),
@@ -105,7 +121,9 @@ def test_wrong_input_is_one_line_with_the_remedy_and_its_status(
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     text = "".join(stream.getvalue().decode() for stream in streams[:2])
     assert ended.value.code == status, text
-    assert re.search(remedy, text), text
+    assert re.search(remedy, text, re.MULTILINE), text
+    for each in re.findall(r"^joulemeter: .*", text, re.MULTILINE):
+        assert each.count(". Try: ") == 1, each
     assert "Traceback" not in text
     assert sorted(place.iterdir()) == before
 

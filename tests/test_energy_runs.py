@@ -94,6 +94,10 @@ def test_an_unknown_data_set_without_facts_is_left_out_by_name(tmp_path):
     found = energy_runs.read(path).runs
     assert len(found) == 10
     assert any("'unheard' is not known" in saying for saying in found.left_out)
+    path.write_text("device,dataset,shape,size,depth,energy_j\ncpu,unheard,rectangle,64,3,300\n")
+    with pytest.raises(DatasetError, match=r"no usable run \(1 runs: [^()]*not given\)\. Try: ") as refused:
+        energy_runs.read(path)
+    assert str(refused.value).count("Try:") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import struct
 import sys
 import zipfile
@@ -147,7 +148,8 @@ def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("target", "line"),
     [
         ("users_nets:raises", r"KeyError: 'no weights' \(.*users_nets.py, line \d+\)"),
-        ("users_nets:missing", "users_nets has no 'missing'"),
+        ("users_nets:missing", "users_nets has no 'missing'. Try: python -c"),
+        ("users_nets:plian", "users_nets has no 'plian'. Try: users_nets:plain"),
         ("users_torn:f", r"SyntaxError: .*\(users_torn.py, line 1\)"),
         ("nowhere:f", "No module named 'nowhere'.*its own folder"),
         ("users_nets:wrong", r"'nope' \(.*users_nets.py, line \d+\)"),
@@ -183,7 +185,7 @@ def test_a_shape_that_no_input_has_is_refused(users: None, tmp_path: Path) -> No
         graphs.read(
             saved(model([helper.make_node("Relu", ["x"], ["y"])], {"x": (2, 3)}), tmp_path), {"": (4, 3)}
         )
-    with pytest.raises(UsageError, match="1000000000 × 1000000 does not fit into memory"):
+    with pytest.raises(UsageError, match=r"1000000000 × 1000000 does not fit into memory. Try: --input"):
         graphs.read("users_nets:plain", {"": (10**9, 10**6)})
 
 
@@ -496,11 +498,48 @@ def test_a_file_of_no_known_format_names_those_there_are(tmp_path: Path) -> None
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".tflite", ".keras"])
 def test_a_file_that_is_not_there_or_is_noise_is_one_line(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"no{suffix}"
-    with pytest.raises(GraphError):
+    with pytest.raises(GraphError, match=rf"no such file. Try: the path of a \{suffix} file$"):
         graphs.read(str(path))
     path.write_bytes(b"\x00\x01noise" * 50)
-    with pytest.raises(GraphError):
+    with pytest.raises(GraphError, match=rf"no (ONNX|TFLite|\{suffix}).* Try: .*(again|Converter)"):
         graphs.read(str(path))
+    with pytest.raises(GraphError, match=rf"nothing{suffix}: no such file. Try: {re.escape(str(path))}$"):
+        graphs.read(str(tmp_path / f"nothing{suffix}"))
+
+
+def test_a_file_that_is_not_there_names_the_three_of_its_ending_that_come_nearest(tmp_path: Path) -> None:
+    for name in ("resnet18.onnx", "resnet34.onnx", "resnet50.onnx", "vit.onnx", "resnet5.pt2"):
+        (tmp_path / name).touch()
+    with pytest.raises(GraphError) as refused:
+        graphs.read(str(tmp_path / "resnet51.onnx"))
+    assert refused.value.remedy.startswith(f"{tmp_path}/resnet50.onnx or {tmp_path}/resnet")
+    assert refused.value.remedy.count(" or ") == 2
+    assert "pt2" not in refused.value.remedy
+    with pytest.raises(GraphError, match=r"no such file. Try: the path of a \.onnx file"):
+        graphs.read(str(tmp_path / "vit.onnx" / "vit.onnx"))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".tflite", ".keras"])
+def test_a_folder_is_no_file(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"net{suffix}").mkdir()
+    with pytest.raises(GraphError, match=r"Is a directory.* Try: "):
+        graphs.read(str(tmp_path / f"net{suffix}"))
+
+
+def test_a_file_that_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").symlink_to("net.onnx")
+    with pytest.raises(GraphError, match=r"cannot be read \(Too many levels.*\). Try: a copy"):
+        graphs.read(str(tmp_path / "net.onnx"))
+
+
+def test_an_input_of_other_dimensions_is_answered_with_the_option_to_type(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"4 dimensions, --input gives 2. Try: --input x=1,3,16,16$"):
+        graphs.read(saved(folded_small(), tmp_path), {"": (3, 16)})
+    path = str(tmp_path / "small.pt2")
+    made, x = small()
+    torch.export.save(torch.export.export(made, (x,)), path)
+    with pytest.raises(GraphError, match=r"4 dimensions, --input gives 2. Try: --input x=1,3,16,16$"):
+        graphs.read(path, {"": (3, 16)})
 
 
 def test_a_module_that_is_not_there_is_a_usage_error() -> None:

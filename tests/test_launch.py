@@ -411,6 +411,8 @@ def test_sigint_interrupts_the_program_as_it_does_alone(tmp_path: Path) -> None:
 def test_an_api_that_cannot_be_imported_is_named_with_near_matches() -> None:
     with pytest.raises(UsageError, match=r"there is no package 'nunpy'.*Try: .*numpy"):
         launch.check_apis(("nunpy.linalg",))
+    with pytest.raises(UsageError, match=r"there is no package 'zzzzzz'\. Try: install it"):
+        launch.check_apis(("zzzzzz.linalg",))
     launch.check_apis(("numpy.linalg", "json"))
 
 

@@ -134,6 +134,7 @@ def test_a_gpu_is_named_by_its_uuid_and_a_slice_is_not_one():
         (pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, "install the NVIDIA driver"),
         (pynvml.NVML_ERROR_DRIVER_NOT_LOADED, "sudo modprobe nvidia"),
         (pynvml.NVML_ERROR_NO_PERMISSION, "sudo chmod"),
+        (pynvml.NVML_ERROR_UNKNOWN, "nvidia-smi"),
     ],
 )
 def test_a_driver_that_does_not_start_is_a_reason_with_a_remedy(code, words):
@@ -157,7 +158,7 @@ def test_a_machine_without_gpus_is_refused():
 
 def test_a_gpu_that_meters_nothing_is_refused():
     errors = {**NO_FIELDS, "nvmlDeviceGetTotalEnergyConsumption": 3, "nvmlDeviceGetPowerUsage": 3}
-    with pytest.raises(SourceUnavailable, match="neither energy nor power"):
+    with pytest.raises(SourceUnavailable, match=r"neither energy nor power\. Try: --source"):
         metered(gpu(errors=errors))
 
 

@@ -207,6 +207,16 @@ def test_a_table_of_another_shape_is_refused_with_the_reason(tmp_path, content, 
         replay.open(str(tmp_path / "table.csv"))
 
 
+def test_a_torn_run_folder_is_refused_with_one_remedy(tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"schema": 1, "rails": [{"id": 0}]}))
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(
+        SourceUnavailable, match=r"a rail lacks a key .*\)\. Try: a run folder, or a CSV"
+    ) as refused:
+        replay.open(str(tmp_path))
+    assert str(refused.value).count("Try:") == 1
+
+
 @pytest.mark.parametrize("argument", ["", "/nowhere/at/all"])
 def test_nothing_to_replay_is_refused(argument):
     with pytest.raises(SourceUnavailable, match="replay:"):

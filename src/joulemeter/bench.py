@@ -296,4 +296,6 @@ def read_device(folder: str | Path) -> tuple[Device, dict[str, list[fusion.Teste
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such file", "joulemeter bench -o FOLDER writes one") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error!r})") from error
+        raise DatasetError(
+            f"{path}: cannot be read ({error!r})", "joulemeter bench -o FOLDER --resume writes it anew"
+        ) from error

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from joulemeter.errors import UsageError
+from joulemeter.errors import UsageError, nearest
 
 
 def named(functions: Sequence[str], setup: str = "", arguments: str = "") -> dict[str, Callable[[], Any]]:
@@ -40,20 +40,17 @@ def function(name: str) -> Callable[..., Any]:
         raise UsageError(
             f"module '{module_name}' cannot be imported ({error})", "run in its folder, or install it"
         ) from None
-    for attribute in path.split("."):
-        if not hasattr(found, attribute):
-            raise UsageError(f"'{module_name}' has no '{path}'{_near(found, attribute)}")
-        found = getattr(found, attribute)
+    words = path.split(".")
+    for at, word in enumerate(words):
+        if not hasattr(found, word):
+            before = f"{module_name}:{''.join(f'{each}.' for each in words[:at])}"
+            raise UsageError(f"'{module_name}' has no '{path}'", nearest(before, found, *words[at:]))
+        found = getattr(found, word)
     if not callable(found):
-        raise UsageError(f"'{name}' is not a function but a {type(found).__name__}")
+        raise UsageError(
+            f"'{name}' is not a function but a {type(found).__name__}", "MODULE:FUNCTION, such as torch:mm"
+        )
     return found  # type: ignore[no-any-return]
-
-
-def _near(found: Any, attribute: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(attribute, dir(found), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _prepared(setup: str) -> dict[str, Any]:
@@ -61,7 +58,9 @@ def _prepared(setup: str) -> dict[str, Any]:
     try:
         exec(compile(setup, "<setup>", "exec"), space)
     except SyntaxError as error:
-        raise UsageError(f"--setup is no Python: {error}") from None
+        raise UsageError(
+            f"--setup is no Python: {error}", "--setup 'import torch; x = torch.rand(3)'"
+        ) from None
     return space
 
 

@@ -194,7 +194,7 @@ def _header(folder: Where) -> dict[str, Any]:
             f"{folder}/dataset.json: cannot be read ({error})", "the folder of a data set"
         ) from error
     if not isinstance(header, dict) or not isinstance(header.get("schema"), int):
-        raise DatasetError(f"{folder}/dataset.json: says no schema version")
+        raise DatasetError(f"{folder}/dataset.json: says no schema version", "the folder of a data set")
     if header["schema"] > SCHEMA:
         raise _newer(folder, header["schema"])
     return header

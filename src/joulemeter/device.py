@@ -87,4 +87,6 @@ class Device:
                 data.get("software", {}),
             )
         except (KeyError, TypeError) as error:
-            raise DatasetError(f"a device's description lacks {error}") from error
+            raise DatasetError(
+                f"a device's description lacks {error}", "the device.json that `joulemeter bench` writes"
+            ) from error

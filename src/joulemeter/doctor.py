@@ -50,7 +50,7 @@ class SourceCheck:
     core_share: float = math.nan
     """CPU time of reading at the source's own period, as a fraction of one core."""
     fact: str = ""
-    remedy: str | None = None
+    remedy: str = ""
 
     @property
     def found(self) -> bool:

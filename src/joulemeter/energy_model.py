@@ -26,6 +26,7 @@ from joulemeter.models.threads import one_thread
 SCHEMA = 2
 KIND = "memory-hierarchy energy model"
 BOOTSTRAP = 100
+_FIT = "joulemeter model fit DATASET -o MODEL"
 
 Models = Mapping[str, EnergyModel]
 
@@ -71,7 +72,8 @@ def evaluate(fitted: Fitted, runs: Runs) -> dict[str, Any]:
     }
     if not found:
         raise PredictorError(
-            f"the model knows {', '.join(fitted.models)}, the runs are on {', '.join(runs.devices)}"
+            f"the model knows {', '.join(fitted.models)}, the runs are on {', '.join(runs.devices)}",
+            "--fit and --test with runs of the same device",
         )
     strange = [device for device in runs.devices if device not in found]
     left_out = [
@@ -137,7 +139,9 @@ def save(fitted: Fitted, path: Path) -> None:
         partial.write_text(json.dumps(data, indent=1))
         partial.replace(path)
     except OSError as error:
-        raise PredictorError(f"{path}: cannot be written ({error.strerror})") from error
+        raise PredictorError(
+            f"{path}: cannot be written ({error.strerror})", "-o with a writable place"
+        ) from error
 
 
 def load(path: Path) -> Fitted:
@@ -145,19 +149,18 @@ def load(path: Path) -> Fitted:
     try:
         data = json.loads(path.read_text())
         if data.get("kind") != KIND:
-            raise PredictorError(f"{path}: is not a {KIND}", "joulemeter model fit DATASET -o MODEL")
+            raise PredictorError(f"{path}: is not a {KIND}", _FIT)
         if data["schema"] > SCHEMA:
-            raise PredictorError(f"{path}: has schema {data['schema']}, this reads up to {SCHEMA}")
+            fact = f"{path}: has schema {data['schema']}, this reads up to {SCHEMA}"
+            raise PredictorError(fact, "pip install --upgrade joulemeter")
         if data["schema"] < SCHEMA:
-            raise PredictorError(
-                f"{path}: is of an older joulemeter", "joulemeter model fit DATASET -o MODEL"
-            )
+            raise PredictorError(f"{path}: is of an older joulemeter", _FIT)
         models = {name: _from_json(each) for name, each in data["devices"].items()}
         return Fitted(models, data["origin"], tuple(data["left_out"]))
     except FileNotFoundError:
-        raise PredictorError(f"{path}: is not there", "joulemeter model fit DATASET -o MODEL") from None
+        raise PredictorError(f"{path}: is not there", _FIT) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PredictorError(f"{path}: cannot be read as a {KIND} ({error})") from error
+        raise PredictorError(f"{path}: cannot be read as a {KIND} ({error})", _FIT) from error
 
 
 def _to_json(model: EnergyModel) -> dict[str, Any]:

@@ -76,7 +76,10 @@ def read(path: Where) -> Table:
     columns = {name: column_of(table, name) for name in table.column_names if name in READ}
     runs = _runs(columns, table.num_rows)
     if not len(runs):
-        raise DatasetError(f"{path}: no usable run ({'; '.join(runs.left_out)})")
+        raise DatasetError(
+            f"{path}: no usable run ({'; '.join(runs.left_out)})",
+            "runs that finished, have an energy, and name a known data set or its rows, inputs and outputs",
+        )
     return Table(runs, ENERGY[0] in names)
 
 
@@ -136,7 +139,9 @@ def _arrow(where: Where) -> pyarrow.Table:
     except FileNotFoundError:
         raise DatasetError(f"{path}: is not there", "joulemeter sweep PLAN -o DATASET") from None
     except (OSError, pyarrow.ArrowException) as error:
-        raise DatasetError(f"{path}: cannot be read ({error})") from error
+        raise DatasetError(
+            f"{path}: cannot be read ({error})", "a CSV or Parquet file, or the folder that a sweep wrote"
+        ) from error
 
 
 Columns = dict[str, Column]
@@ -233,7 +238,7 @@ def _trainings(columns: Columns, length: int) -> tuple[list[Training], Array, di
         try:
             training = _training(values)
         except (UsageError, ValueError, OverflowError) as error:
-            reason = str(error)
+            reason = error.fact if isinstance(error, UsageError) else str(error)
             unknown[reason] = unknown.get(reason, 0) + int(counts[k])
             continue
         place[k] = len(trainings)
@@ -248,7 +253,8 @@ def _training(values: dict[str, Any]) -> Training:
     if None in have.values():
         if facts is None:
             raise UsageError(
-                f"the data set '{dataset}' is not known and its inputs, outputs or rows are not given"
+                f"the data set '{dataset}' is not known and its inputs, outputs or rows are not given",
+                "the columns inputs, outputs and rows",
             )
         have = {name: value or getattr(facts, name) for name, value in have.items()}
     inputs, outputs, rows = (int(have[name] or 0) for name in ("inputs", "outputs", "rows"))

@@ -82,7 +82,10 @@ def assess(predictor: Predictor, test: Dataset, train: Sequence[Record] = ()) ->
     ran = _runs(train, test.records, tested, notes)
     _networks(predictor, test, tested, notes, NEVER_RUN if ran else NETWORK)
     if not tested.names:
-        raise DatasetError(f"{test.name}: holds no kernel and no network with an energy to test on")
+        raise DatasetError(
+            f"{test.name}: holds no kernel and no network with an energy to test on",
+            "--test with one that `joulemeter bench -o FOLDER` made",
+        )
     return _summed(tested, notes)
 
 

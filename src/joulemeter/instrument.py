@@ -158,4 +158,4 @@ def write(script: Script, output: Path, force: bool = False) -> None:
             raise UsageError(f"{output} exists", "--force, or another name")
         output.write_bytes(text.encode("utf-8" if encoding == "utf-8-sig" else encoding))
     except OSError as error:
-        raise UsageError(f"{output}: {error.strerror}") from error
+        raise UsageError(f"{output}: {error.strerror}", "-o with a writable place") from error

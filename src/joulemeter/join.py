@@ -34,6 +34,7 @@ LEAST_SEEN = 0.9
 READINGS = ("samples", "zero_readings", "unread_readings")
 """Counts of a run's readings: taken, of zero watts or less, and of no number."""
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+_RUNS = "a CSV or Parquet file of runs, or a data set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +209,7 @@ def read_logs(where: Path, columns: Columns) -> dict[str, Log]:
 
     files = sorted(where.rglob("*.csv")) if where.is_dir() else [where]
     if not files or not files[0].exists():
-        raise DatasetError(f"{where}: there is no CSV")
+        raise DatasetError(f"{where}: there is no CSV", "the path of a meter's CSV, or of a folder of them")
     try:
         # Watts are read as text: a log may begin with whole numbers and go on with others, or with ``ERR``.
         texts: dict[str, Any] = {columns.power: polars.String}
@@ -226,7 +227,9 @@ def read_logs(where: Path, columns: Columns) -> dict[str, Log]:
             host.cast(polars.Categorical).alias("host"), time.alias("t_s"), power.alias("w")
         ).collect(engine="streaming")
     except polars.exceptions.PolarsError as error:
-        raise DatasetError(f"{where}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise DatasetError(
+            f"{where}: cannot be read ({str(error).splitlines()[0]})", "CSV with a heading, in UTF-8"
+        ) from error
     _check_times(table["t_s"], columns.time, columns.zone, where)
     return dict(_logs(table.drop_nulls("host")))
 
@@ -246,7 +249,10 @@ def _check_times(t_s: polars.Series, name: str, zone: str, where: Where) -> None
             "--zone UTC, or the zone that they were written in",
         )
     if unread == len(t_s):
-        raise DatasetError(f"{where}: no time in '{name}' can be read")
+        raise DatasetError(
+            f"{where}: no time in '{name}' can be read",
+            "times such as 2026-05-01 12:00:00, or seconds since 1970",
+        )
 
 
 def _logs(table: polars.DataFrame) -> Iterator[tuple[str, Log]]:
@@ -298,7 +304,9 @@ def _seconds(kind: Any, name: str, zone: str, unit: str) -> polars.Expr:
                 raise UsageError(f"the times in '{name}' say no zone", "--zone UTC, or the zone they are in")
             column = column.dt.replace_time_zone(zone, ambiguous="null", non_existent="null")
         return column.dt.epoch("us") / 1e6
-    raise DatasetError(f"the column '{name}' holds no times ({kind})")
+    raise DatasetError(
+        f"the column '{name}' holds no times ({kind})", "--time, --start or --end with one that does"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,7 +423,9 @@ def _runs(path: Where, columns: Columns) -> polars.DataFrame:
     table = table.explode("_host").with_columns(polars.col("_host").str.strip_chars())
     backwards = table.filter(polars.col("_end") < polars.col("_start")).height
     if backwards:
-        raise DatasetError(f"{path}: {backwards} runs end before they start")
+        raise DatasetError(
+            f"{path}: {backwards} runs end before they start", "mend those rows, or another --start or --end"
+        )
     return table.drop_nulls("_host")
 
 
@@ -439,9 +449,9 @@ def _run_table(where: Where) -> polars.DataFrame:
             return polars.read_parquet(path)
         return polars.read_csv(path, infer_schema_length=None)
     except FileNotFoundError:
-        raise DatasetError(f"{where}: is not there") from None
+        raise DatasetError(f"{where}: is not there", _RUNS) from None
     except (OSError, polars.exceptions.PolarsError) as error:
-        raise DatasetError(f"{where}: cannot be read ({str(error).splitlines()[0]})") from error
+        raise DatasetError(f"{where}: cannot be read ({str(error).splitlines()[0]})", _RUNS) from error
 
 
 def _write(

@@ -42,7 +42,7 @@ def _magic(shell: Any) -> Any:
             with meter, by_call(shell, meter, source):
                 result = shell.run_cell(source)
         except JoulemeterError as error:
-            print_error(shell, str(error))
+            print_error(shell, error)
             return None
         if not result.success:
             return None
@@ -60,9 +60,9 @@ def refuse_await(shell: Any, source: str) -> None:
         raise UsageError("a cell that awaits cannot run in a magic", "with joulemeter.Meter() as meter: …")
 
 
-def print_error(shell: Any, text: str) -> None:
+def print_error(shell: Any, error: JoulemeterError) -> None:
     """One line, as the notebook shows errors, without a traceback."""
-    shell.showtraceback((JoulemeterError, JoulemeterError(text), None), exception_only=True)
+    shell.showtraceback((JoulemeterError, error, None), exception_only=True)
 
 
 def show(meter: Meter) -> None:

@@ -111,6 +111,9 @@ class Kernel:
         if not isinstance(data.get("family"), str) or not isinstance(shape, Mapping):
             raise DatasetError("a kernel lacks its family or its shape", "write it with Kernel.to_json")
         if not all(isinstance(value, int | str) for value in shape.values()):
-            raise DatasetError(f"the shape of a {data['family']} holds more than words and whole numbers")
+            raise DatasetError(
+                f"the shape of a {data['family']} holds more than words and whole numbers",
+                "write it with Kernel.to_json",
+            )
         known = {each.name for each in fields(Kernel)}
         return Kernel(**{key: value for key, value in data.items() if key in known})

@@ -52,7 +52,7 @@ def parse(arguments: list[str]) -> Plan:
     rest = list(arguments)
     while rest and rest[0] in OPTIONS:
         if len(rest) < 2:
-            raise UsageError(f"{rest[0]} needs a value")
+            raise UsageError(f"{rest[0]} needs a value", f"{rest[0]} and its value, before the script")
         options[rest[0]] = rest[1]
         del rest[:2]
     if rest[:1] == ["--"]:
@@ -94,7 +94,8 @@ def check_apis(apis: tuple[str, ...], beside: str = "") -> None:
             known = {module.name for module in pkgutil.iter_modules()} | sys.stdlib_module_names
             near = difflib.get_close_matches(top, sorted(known), n=3)
             raise UsageError(
-                f"the API '{api}' cannot be imported: there is no package '{top}'", " or ".join(near) or None
+                f"the API '{api}' cannot be imported: there is no package '{top}'",
+                " or ".join(near) or "install it for this Python, or leave that --api out",
             )
 
 

@@ -29,7 +29,8 @@ def read(path: str, say: Callable[[str], None]) -> list[Cell]:
             found = [Cell(number, text(cell["source"])) for number, cell in numbered(cells)]
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f"{path} is not a notebook of version 4 ({type(error).__name__}: {error})"
+                f"{path} is not a notebook of version 4 ({type(error).__name__}: {error})",
+                f"jupyter nbconvert --to notebook {path}, or save it again",
             ) from error
     return [Cell(cell.number, without_magics(cell, path, say)) for cell in found]
 

@@ -97,15 +97,15 @@ def read(where: str | Path, devices: tuple[str, ...] = ()) -> Plan:
 
     Raises UsageError where it is not there, is no TOML, or says something a plan does not know.
     """
-    path = Path(where)
+    path, remedy = Path(where), f"a TOML file, or one of {', '.join(names())}"
     if not path.exists() and str(where) in names():
         path = FOLDER / f"{where}.toml"
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UsageError(f"{where}: no such plan", f"a TOML file, or one of {', '.join(names())}") from None
+        raise UsageError(f"{where}: no such plan", remedy) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{where}: cannot be read as a plan ({error})") from error
+        raise UsageError(f"{where}: cannot be read as a plan ({error})", remedy) from error
     if devices:
         data["devices"] = list(devices)
     return make(data, name=str(data.pop("name", path.stem)), whole_grid_may_do=bool(devices))
@@ -125,13 +125,16 @@ def make(data: Mapping[str, Any], name: str = "plan", *, whole_grid_may_do: bool
     if data:
         raise UsageError(f"a plan knows no {', '.join(data)}", f"{', '.join(AXES)}, repetitions, …")
     if not _whole(repetitions, 1) or (count is not None and not _whole(count, 1)):
-        raise UsageError("repetitions and sample are whole numbers of 1 or more")
+        raise UsageError(
+            "the plan's repetitions or sample is no whole number of 1 or more", "repetitions = 3"
+        )
     rejected: Counter[str] = Counter()
     kept = list(_reachable(axes, tolerance, rejected))
     chosen = kept
     if count is not None:
         if count > len(kept) and not whole_grid_may_do:
-            raise UsageError(f"the plan asks for a sample of {count}, its grid has {len(kept)}")
+            fact = f"the plan asks for a sample of {count}, its grid has {len(kept)}"
+            raise UsageError(fact, f"sample = {len(kept)}, or none")
         chosen = random.Random(seed).sample(kept, min(count, len(kept)))
     runs = tuple(
         Configuration(**{**each, "repetition": repetition})

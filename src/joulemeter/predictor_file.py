@@ -69,7 +69,9 @@ def load(path: str | Path) -> Predictor:
     try:
         return _predictor(tree, arrays)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise PredictorError(f"{path}: is damaged ({type(error).__name__}: {error})") from error
+        raise PredictorError(
+            f"{path}: is damaged ({type(error).__name__}: {error})", "joulemeter fit, to make it anew"
+        ) from error
 
 
 def _unpacked(path: Path) -> tuple[Any, dict[str, NDArray[Any]]]:

@@ -305,5 +305,8 @@ def opened(source: str | Path, backend: str | None = None) -> Pricing:
         return taught(source, backend)
     pricing = pricing_of(predictor_file.load(Path(source)))
     if backend is not None and backend not in pricing.predictor.backend.split(", "):
-        raise PredictorError(f"{source}: is of the backend '{pricing.predictor.backend}', not '{backend}'")
+        raise PredictorError(
+            f"{source}: is of the backend '{pricing.predictor.backend}', not '{backend}'",
+            f"joulemeter bench --backends {backend} -o FOLDER, or leave --backend out",
+        )
     return pricing

@@ -194,7 +194,9 @@ def _read_baseline(path: Path) -> dict[str, dict[str, Any]]:
             f"{path}: there is no such energy baseline. Try: --energy-save first"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise pytest.UsageError(f"{path}: is not an energy baseline ({error})") from None
+        raise pytest.UsageError(
+            f"{path}: is not an energy baseline ({error}). Try: remove it, then --energy-save"
+        ) from None
 
 
 def _energy(entry: Mapping[str, Any]) -> Energy:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 READING = np.dtype([("rail", "<i2"), ("t_ns", "<i8"), ("value", "<f8")])
+_AGAIN = "record the run again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def read_rails(raw: Path) -> tuple[Rail, ...]:
     try:
         return tuple(Rail.from_json(each) for each in json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise RunFolderError(f"{path}: cannot be read ({error})") from error
+        raise RunFolderError(f"{path}: cannot be read ({error})", _AGAIN) from error
 
 
 def read_readings(raw: Path) -> NDArray[Any]:
@@ -154,7 +155,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise RunFolderError(f"{path}: line {number} cannot be read ({error})") from error
+            raise RunFolderError(f"{path}: line {number} cannot be read ({error})", _AGAIN) from error
         yield found
 
 

@@ -24,6 +24,8 @@ Level = Literal["kernel", "module", "model", "application", "run"]
 pre- and post-processing, or a training run."""
 
 NAN = math.nan
+OBJECT = 'a JSON object, such as {"batch_size": 8}'
+"""What the columns ``shape`` and ``facts`` hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ class Record:
         try:
             return Record(**values)
         except TypeError as error:
-            raise DatasetError(f"a record lacks a column ({error})") from error
+            raise DatasetError(f"a record lacks a column ({error})", "write it with Record.to_row") from error
 
 
 def _check_word(values: Mapping[str, Any], name: str, allowed: tuple[str, ...]) -> None:
@@ -125,7 +127,7 @@ def _object(name: str, text: str | Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DatasetError(f"a record's {name} is not JSON ({error})") from error
+        raise DatasetError(f"a record's {name} is not JSON ({error})", OBJECT) from error
     if not isinstance(value, dict):
-        raise DatasetError(f"a record's {name} is not a JSON object")
+        raise DatasetError(f"a record's {name} is not a JSON object", OBJECT)
     return cast("Mapping[str, Any]", value)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from joulemeter.errors import DatasetError
+from joulemeter.record import OBJECT
 
 if TYPE_CHECKING:
     import pyarrow
@@ -157,9 +158,9 @@ def _by_python(texts: list[str], names: Sequence[str]) -> pyarrow.Table:
     try:
         facts = [json.loads(text) for text in texts]
     except ValueError as error:
-        raise DatasetError(f"a record's facts are not JSON ({error})") from error
+        raise DatasetError(f"a record's facts are not JSON ({error})", OBJECT) from error
     if not all(isinstance(each, dict) for each in facts):
-        raise DatasetError("a record's facts are not a JSON object")
+        raise DatasetError("a record's facts are not a JSON object", OBJECT)
     columns = {"": pyarrow.nulls(len(texts))}
     for name in names:
         values = [each.get(name) for each in facts]

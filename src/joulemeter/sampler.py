@@ -280,7 +280,9 @@ class Sampler:
                 if died
                 else f"did not start within {_READY_TIMEOUT_S:.0f} s"
             )
-            raise SourceError(f"the sampler {how} ({', '.join(specs)})")
+            raise SourceError(
+                f"the sampler {how} ({', '.join(specs)})", f"joulemeter doctor --source {','.join(specs)}"
+            )
         if "refused" in message:
             self._process.wait()
             self._close()

@@ -46,7 +46,7 @@ def parse_sizes(text: str) -> list[float]:
     if len(sizes) < 3:
         raise UsageError(f"--sizes '{text}' names fewer than three sizes", "--sizes 1000,10000,100000")
     if not all(0 < size < math.inf for size in sizes):
-        raise UsageError(f"--sizes '{text}': a size must be positive")
+        raise UsageError(f"--sizes '{text}': a size is not above zero", "--sizes 1000,10000,100000")
     whole = [size > 1 or text.strip() == "1" for size in sizes]
     if any(whole) and sizes[0] < 1:
         raise UsageError(f"--sizes '{text}' mixes fractions and counts", "--sizes 0.1,0.5,1.0")

@@ -18,7 +18,7 @@ BLUE, ORANGE = "#0072b2", "#d55e00"
 def check(path: Path, force: bool) -> None:
     """Raises UsageError, before anything is measured, where ``path`` could not be written."""
     if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"{path}: plots are .png or .svg")
+        raise UsageError(f"{path}: plots are .png or .svg", f"--plot {path.stem or 'plot'}.png")
     if path.exists() and not force:
         raise UsageError(f"will not overwrite {path}", "--force")
     if not path.parent.is_dir():

@@ -255,7 +255,10 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             raise
         except (OSError, ValueError, TimeoutError) as error:
-            raise DatasetError(f"{self.url}: the store refuses ({error})") from error
+            raise DatasetError(
+                f"{self.url}: the store refuses ({error})",
+                "mend its credentials or the network, then the same command",
+            ) from error
 
 
 class _Beat:

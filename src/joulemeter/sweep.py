@@ -168,7 +168,7 @@ def check_plan(folder: Where, plan: Plan) -> None:
         found = json.loads(place.read(PLAN_FILE))
         known, name = found["fingerprint"], found["plan"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{folder}/{PLAN_FILE}: cannot be read ({error})") from error
+        raise DatasetError(f"{folder}/{PLAN_FILE}: cannot be read ({error})", "another folder") from error
     if known != plan.fingerprint:
         raise DatasetError(
             f"{folder}: is of the plan '{name}' ({known}), this is '{plan.name}' ({plan.fingerprint})",

@@ -148,7 +148,7 @@ def encode(columns: list[NDArray[Any]], target: NDArray[Any], source: str) -> Ta
     parts = [part for column in columns if (part := _encoded(column)) is not None]
     targets = _encoded(target)
     if not parts or targets is None:
-        raise DatasetError(f"{source}: no column of the table varies")
+        raise DatasetError(f"{source}: no column of the table varies, or not its target", "another copy")
     task: Task = "classification" if targets.shape[1] > 1 else "regression"
     if targets.shape[1] == 1 and len(np.unique(targets)) == 2:
         task = "binary"
@@ -181,7 +181,10 @@ def _of_file(name: str, path: Path) -> Table:
         columns = {column: table[column].to_numpy() for column in table.column_names}
         target = columns.pop("target")
     except (OSError, ArrowException, KeyError) as error:
-        raise DatasetError(f"{path}: is no table with a column 'target' ({error})") from error
+        raise DatasetError(
+            f"{path}: is no table with a column 'target' ({error})",
+            "PMLB's own file, or CSV with that heading",
+        ) from error
     return _checked(name, encode(list(columns.values()), target, f"copy:{path.name}"))
 
 

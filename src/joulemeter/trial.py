@@ -118,7 +118,7 @@ def prepare(configuration: Configuration, table: training_data.Table) -> tuple[S
     facts = table.facts
     device, dtype = configuration.device, getattr(torch, configuration.dtype)
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"there is no device '{device}' here")
+        raise UsageError(f"there is no device '{device}' here: PyTorch sees no CUDA device", "--device cpu")
     described: dict[str, Any] = {"inputs": facts.inputs, "outputs": facts.outputs, "rows": facts.rows}
     described["data"] = table.source
     network: torch.nn.Module

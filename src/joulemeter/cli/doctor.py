@@ -47,8 +47,8 @@ def _told(check: SourceCheck) -> str:
     from joulemeter.units import seconds
 
     if not check.found:
-        remedy = [_wrapped(f"Try: {check.remedy}", "    ")] if check.remedy else []
-        return "\n".join([f"✗ {check.spec}", _wrapped(check.fact, "    "), *remedy, ""])
+        told = (_wrapped(text, "    ") for text in (check.fact, f"Try: {check.remedy}"))
+        return "\n".join([f"✗ {check.spec}", *told, ""])
     cost = f"a read costs {seconds(check.read_cpu_s)}, reading at its pace {check.core_share:.1%} of a core"
     return "\n".join([f"✓ {check.spec}: {cost}", *map(_rail, check.rails), ""])
 

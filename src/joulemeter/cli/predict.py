@@ -98,15 +98,14 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     """``x=1,3,224,224`` or ``1,3,224,224``."""
     from joulemeter.errors import UsageError
 
+    remedy = "--input 1,3,224,224 or --input name=1,128"
     name, _, sizes = text.rpartition("=")
     try:
         shape = tuple(int(size) for size in sizes.replace("x", ",").split(","))
     except ValueError:
-        raise UsageError(
-            f"--input {text}: not a shape", "--input 1,3,224,224 or --input name=1,128"
-        ) from None
+        raise UsageError(f"--input {text}: not a shape", remedy) from None
     if any(size <= 0 for size in shape):
-        raise UsageError(f"--input {text}: sizes are more than zero")
+        raise UsageError(f"--input {text}: a size is not above zero", remedy)
     return name, shape
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Protocol, cast
 
 from joulemeter.errors import GraphError
@@ -45,8 +48,8 @@ def read(target: str, shapes: Shapes | None = None, train: bool = False) -> Netw
     """The network in the file ``target``, or made by ``module:function``; with ``train`` as it is trained,
     where the format can tell (its file has a ``read_training``).
 
-    Raises GraphError where the ending is not known, the file cannot be read into kernels, or is not of
-    ``shapes``.
+    Raises GraphError where the ending is not known, the file is not there, cannot be read into kernels, or is
+    not of ``shapes``.
     """
     suffix = next((each for each in formats() if each != ":" and target.endswith(each)), None)
     if suffix is None and ":" in target:
@@ -56,11 +59,31 @@ def read(target: str, shapes: Shapes | None = None, train: bool = False) -> Netw
         raise GraphError(
             f"{target}: not a network this can read", f"a file ending in {known}, or module:function"
         )
+    if suffix != ":":
+        _refuse_unreadable(Path(target), suffix)
     format_ = formats()[suffix]
     reading = getattr(format_, "read_training", format_.read) if train else format_.read
     network: Network = reading(target, shapes or {})
     _as_asked(network, shapes or {})
     return network
+
+
+def _refuse_unreadable(path: Path, suffix: str) -> None:
+    """Raises GraphError where ``path`` is not there or may not be read; a folder is the format's to judge."""
+    try:
+        if not os.path.isdir(path):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise GraphError(f"{path}: no such file", _beside(path, suffix)) from None
+    except OSError as error:
+        raise GraphError(f"{path}: cannot be read ({error.strerror})", "a copy that you may read") from error
+
+
+def _beside(path: Path, suffix: str) -> str:
+    """The files of that ending beside ``path``, those with the nearest names; else what is wanted."""
+    names = [each.name for each in path.parent.glob(f"*{suffix}")]
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.0)
+    return " or ".join(str(path.with_name(name)) for name in near) or f"the path of a {suffix} file"
 
 
 def _as_asked(network: Network, shapes: Shapes) -> None:

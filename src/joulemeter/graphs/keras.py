@@ -76,9 +76,10 @@ def read(target: str, shapes: Shapes) -> Network:
     try:
         nodes = list(_nodes(target, config, "", batch))
     except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise GraphError(f"{target}: its configuration is not as Keras 3 writes it ({error!r})") from error
+        fact = f"{target}: its configuration is not as Keras 3 writes it ({error!r})"
+        raise GraphError(fact, "load it with Keras 3 and save it again") from error
     if len(nodes) > MAX_NODES:
-        raise GraphError(f"{target}: has {len(nodes)} nodes, more than {MAX_NODES}")
+        raise GraphError(f"{target}: has {len(nodes)} nodes, more than {MAX_NODES}", "save a part of it")
     return Network(target, "keras", tuple(nodes), _inputs(config, batch))
 
 
@@ -87,10 +88,9 @@ def _config(target: str) -> dict[str, Any]:
         with zipfile.ZipFile(target) as archive:
             info = archive.getinfo("config.json")
             if info.file_size > _MAX_JSON:
-                raise GraphError(f"{target}: its configuration is {info.file_size >> 20} MiB of text")
+                fact = f"{target}: its configuration is {info.file_size >> 20} MiB of text"
+                raise GraphError(fact, "save it with its arrays as weights, not in the configuration")
             data = json.loads(archive.read(info))
-    except FileNotFoundError:
-        raise GraphError(f"{target}: no such file") from None
     except (OSError, KeyError, zipfile.BadZipFile, ValueError, EOFError, RecursionError) as error:
         raise GraphError(f"{target}: is torn or no .keras file ({error})", "save it again") from error
     if not isinstance(data, dict) or data.get("class_name") not in _MODELS:

@@ -39,6 +39,9 @@ _QUANTISED = (
     "QGemm",
     "QLinearAdd",
 )
+_A_PART = "export a part of it"
+_NO_FUNCTIONS = "export it without functions of its own"
+_OTHER_SIZES = "--input with other sizes, or export it again"
 # onnx.TensorProto.DataType
 _DTYPES = {1: "float32", 2: "uint8", 3: "int8", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16",
            11: "float64", 16: "bfloat16"}  # fmt: skip
@@ -59,11 +62,12 @@ def _load(path: str) -> Any:
     try:
         size = os.stat(path).st_size
         if size > _MAX_BYTES:
-            raise GraphError(f"{path}: is {size >> 20} MiB, more than an ONNX file can be")
+            fact = f"{path}: is {size >> 20} MiB, more than an ONNX file can be"
+            raise GraphError(fact, "onnx.save(model, path, save_as_external_data=True)")
         with open(path, "rb") as file:
             model = onnx.ModelProto.FromString(file.read())
     except OSError as error:
-        raise GraphError(f"{path}: cannot be read ({error.strerror})") from error
+        raise GraphError(f"{path}: cannot be read ({error.strerror})", "the path of a .onnx file") from error
     except DecodeError as error:
         raise GraphError(f"{path}: is torn or no ONNX file ({error})", "export it again") from error
     if not model.graph.node:
@@ -111,7 +115,8 @@ def optimised(path: str, level: str = "extended") -> Network:
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
             raise GraphError(
-                f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0][:200]}"
+                f"{path}: ONNX Runtime cannot load it: {str(error).splitlines()[0][:200]}",
+                "pip install --upgrade onnxruntime, or export it again",
             ) from error
         return read(options.optimized_model_filepath, {})
 
@@ -134,7 +139,7 @@ def _inlined(model: Any, name: str) -> Any:
         for node in nodes:
             called = (node.domain, node.op_type)
             if called in inside:
-                raise GraphError(f"{name}: its function '{node.op_type}' calls itself")
+                raise GraphError(f"{name}: its function '{node.op_type}' calls itself", _NO_FUNCTIONS)
             if called in bodies and called not in counts:
                 counts[called] = count(bodies[called].node, (*inside, called))
             total += counts.get(called, 1)
@@ -143,9 +148,11 @@ def _inlined(model: Any, name: str) -> Any:
     try:
         nodes = count(model.graph.node, ())
     except RecursionError:
-        raise GraphError(f"{name}: its functions call each other too deep to be followed") from None
+        fact = f"{name}: its functions call each other too deep to be followed"
+        raise GraphError(fact, _NO_FUNCTIONS) from None
     if nodes > MAX_NODES:
-        raise GraphError(f"{name}: has {nodes} nodes in its functions' calls, more than {MAX_NODES}")
+        fact = f"{name}: has {nodes} nodes in its functions' calls, more than {MAX_NODES}"
+        raise GraphError(fact, _A_PART)
     return inliner.inline_local_functions(model)
 
 
@@ -153,7 +160,7 @@ def _refuse(model: Any, name: str) -> None:
     """Says no to what cannot be priced, before any work on it."""
     count = len(model.graph.node)
     if count > MAX_NODES:
-        raise GraphError(f"{name}: has {count} nodes, more than {MAX_NODES}")
+        raise GraphError(f"{name}: has {count} nodes, more than {MAX_NODES}", _A_PART)
     for node in model.graph.node:
         if node.op_type in _CONTROL:
             raise GraphError(
@@ -169,8 +176,8 @@ def _refuse(model: Any, name: str) -> None:
         if missing:
             raise GraphError(
                 f"{name}: node '{node.name or node.op_type}' reads '{missing[0]}', which nothing before it "
-                f"writes: "
-                "a cycle, or nodes out of order"
+                f"writes: a cycle, or nodes out of order",
+                "export it again",
             )
         written.update(node.output)
 
@@ -206,7 +213,8 @@ def _fixed_inputs(model: Any, name: str, shapes: Shapes, weights: Mapping[str, S
         given = shape_of(each.name, i == 0, shapes)
         if given is not None and dims and len(given) != len(dims):
             raise GraphError(
-                f"{name}: input {each.name} has {len(dims)} dimensions, --input gives {len(given)}"
+                f"{name}: input {each.name} has {len(dims)} dimensions, --input gives {len(given)}",
+                f"--input {each.name}={','.join(str(max(dim.dim_value, 1)) for dim in dims)}",
             )
         for dim, n in zip(dims, given or (), strict=False):
             if dim.dim_param:
@@ -242,7 +250,7 @@ def _inferred(model: Any, name: str, weights: Mapping[str, Shape]) -> dict[str, 
         model = onnx.shape_inference.infer_shapes(_standard(model), data_prop=True)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError) as error:
         raise GraphError(
-            f"{name}: its shapes do not fit together: {str(error).splitlines()[0][:200]}"
+            f"{name}: its shapes do not fit together: {str(error).splitlines()[0][:200]}", _OTHER_SIZES
         ) from error
     found: dict[str, tuple[Shape | None, str]] = {}
     for each in (*model.graph.input, *model.graph.value_info, *model.graph.output):
@@ -401,7 +409,7 @@ class _Reader:
             return handler(op)
         except ValueError as error:
             raise GraphError(
-                f"{self.name}: node '{label}': its shapes do not fit together: {error}"
+                f"{self.name}: node '{label}': its shapes do not fit together: {error}", _OTHER_SIZES
             ) from error
 
     def op(self, node: Any) -> Op:

@@ -79,12 +79,19 @@ def read(target: str, shapes: Shapes) -> Network:
     path = Path(target)
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise GraphError(f"{target}: is larger than a flatbuffer can be")
+            raise GraphError(
+                f"{target}: is larger than a flatbuffer can be",
+                "convert it with quantised weights, or a part",
+            )
         data = path.read_bytes()
     except OSError as error:
-        raise GraphError(f"{target}: cannot be read ({error.strerror})") from error
+        raise GraphError(
+            f"{target}: cannot be read ({error.strerror})", "the path of a .tflite file"
+        ) from error
     if data[4:8] != b"TFL3":
-        raise GraphError(f"{target}: is no TFLite file (no TFL3 mark)")
+        raise GraphError(
+            f"{target}: is no TFLite file (no TFL3 mark)", "a file that tf.lite.TFLiteConverter has made"
+        )
     try:
         return _network(target, data, shapes)
     except (struct.error, IndexError, OverflowError) as error:
@@ -95,11 +102,13 @@ def _network(target: str, data: bytes, shapes: Shapes) -> Network:
     model = flatbuffer.root(data)
     graphs = model.tables(2)
     if not graphs:
-        raise GraphError(f"{target}: holds no graph")
+        raise GraphError(f"{target}: holds no graph", "convert it again")
     graph = graphs[0]
     operators = graph.tables(3)
     if len(operators) > MAX_NODES:
-        raise GraphError(f"{target}: has {len(operators)} nodes, more than {MAX_NODES}")
+        raise GraphError(
+            f"{target}: has {len(operators)} nodes, more than {MAX_NODES}", "convert a part of it"
+        )
     buffers = model.tables(4)
     if any(start + count > len(data) for start, count in (each.vector(0) for each in buffers)):
         raise struct.error("weights reach beyond the end")
@@ -266,7 +275,8 @@ def _nodes(target: str, op: _Op, written: set[int], names: Mapping[int, str]) ->
     if missing:
         raise GraphError(
             f"{target}: operator {op.index} ({op.kind}) reads what nothing before it writes: a cycle, or "
-            f"out of order"
+            f"out of order",
+            "convert it again",
         )
     written.update(op.out_ids)
     if op.absorbed:
@@ -283,7 +293,7 @@ def _nodes(target: str, op: _Op, written: set[int], names: Mapping[int, str]) ->
         made = handler(op)
     except ValueError as error:
         fact = f"{target}: operator {op.index} ({op.kind}): its shapes do not fit together: {error}"
-        raise GraphError(fact) from error
+        raise GraphError(fact, "convert it again") from error
     nodes = []
     for i, kernel in enumerate(made):
         result = writes if i == len(made) - 1 else (f"{op.out_ids[0]}+{i}",)

@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import Any
 
 from joulemeter import aten, subnormal
-from joulemeter.errors import GraphError, UsageError
+from joulemeter.errors import GraphError, UsageError, nearest
 from joulemeter.graphs import MAX_NODES, Shapes, shape_of
 from joulemeter.network import Network, Node
 from joulemeter.traced import Call, Tensor
@@ -92,7 +92,7 @@ def _made(target: str, file: str, attribute: str) -> Any:
     try:
         module = importlib.import_module(file)
         if not hasattr(module, attribute):
-            raise UsageError(f"{target}: {file} has no '{attribute}'")
+            raise UsageError(f"{target}: {file} has no '{attribute}'", nearest(f"{file}:", module, attribute))
         function = getattr(module, attribute)
         return function if hasattr(function, "state_dict") else function()
     except UsageError:
@@ -128,7 +128,8 @@ def _examples(shapes: Shapes, given: Any) -> Any:
         try:
             return torch.zeros(shape, dtype=dtype)
         except RuntimeError as error:
-            raise UsageError(f"an input of {' × '.join(map(str, shape))} does not fit into memory") from error
+            fact = f"an input of {' × '.join(map(str, shape))} does not fit into memory"
+            raise UsageError(fact, "--input with smaller sizes") from error
 
     if isinstance(given, Mapping):
         named = {"": next(iter(given)), **{name: name for name in given}}
@@ -160,7 +161,10 @@ def from_module(
             fact = f"{name}: what runs depends on the numbers in its input{_place(error)}"
             raise GraphError(fact, "export the branch or the size that runs") from error
         except Exception as error:
-            raise GraphError(f"{name}: torch.export cannot read it: {_said(error)}") from error
+            raise GraphError(
+                f"{name}: torch.export cannot read it: {_said(error)}",
+                "call it in PyTorch with that input; where that works, predict its torch.onnx.export",
+            ) from error
         try:
             return from_program(program, name)
         except unforeseen as error:
@@ -290,7 +294,9 @@ def _from_file(path: str, shapes: Shapes) -> Network:
         graph, signature = data["graph_module"]["graph"], data["graph_module"]["signature"]
         return _from_json(path, graph, signature, shapes)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise GraphError(f"{path}: its graph is not as torch.export writes it ({error!r})") from error
+        raise GraphError(
+            f"{path}: its graph is not as torch.export writes it ({error!r})", "export and save it again"
+        ) from error
 
 
 def _json(path: str) -> dict[str, Any]:
@@ -306,14 +312,13 @@ def _json(path: str) -> dict[str, Any]:
                     f"{path}: holds no exported program", "torch.export.save(torch.export.export(…), path)"
                 )
             if found[0].file_size > _MAX_JSON:
-                raise GraphError(f"{path}: its graph is {found[0].file_size >> 20} MiB of text")
+                fact = f"{path}: its graph is {found[0].file_size >> 20} MiB of text"
+                raise GraphError(fact, "export a part of it")
             data = json.loads(archive.read(found[0]))
-    except FileNotFoundError:
-        raise GraphError(f"{path}: no such file") from None
     except (OSError, zipfile.BadZipFile, ValueError, EOFError, RecursionError) as error:
         raise GraphError(f"{path}: is torn or no .pt2 ({error})", "save it again") from error
     if not isinstance(data, dict):
-        raise GraphError(f"{path}: its graph is no JSON object")
+        raise GraphError(f"{path}: its graph is no JSON object", "save it again")
     return data
 
 
@@ -321,7 +326,8 @@ def _from_json(path: str, graph: Any, signature: Any, shapes: Shapes) -> Network
     if not graph["nodes"]:
         raise GraphError(f"{path}: its graph has no operators", "save it again")
     if len(graph["nodes"]) > MAX_NODES:
-        raise GraphError(f"{path}: has {len(graph['nodes'])} nodes, more than {MAX_NODES}")
+        fact = f"{path}: has {len(graph['nodes'])} nodes, more than {MAX_NODES}"
+        raise GraphError(fact, "export a part of it")
     specs = [each for entry in signature["input_specs"] for each in entry.values()]
     constant = {each["arg"]["name"] for each in specs if "name" in each.get("arg", {})}
     users = [each["user_input"]["arg"]["as_tensor"]["name"] for each in signature["input_specs"]
@@ -346,7 +352,10 @@ def _symbols(path: str, users: list[str], metas: Mapping[str, Any], shapes: Shap
         given = shape_of(name, i == 0, shapes)
         sizes = metas[name]["sizes"]
         if given is not None and len(given) != len(sizes):
-            raise GraphError(f"{path}: input {name} has {len(sizes)} dimensions, --input gives {len(given)}")
+            raise GraphError(
+                f"{path}: input {name} has {len(sizes)} dimensions, --input gives {len(given)}",
+                f"--input {name}={','.join(str(size.get('as_int', 1)) for size in sizes)}",
+            )
         for size, n in zip(sizes, given or (), strict=False):
             if "as_int" in size and size["as_int"] != n:
                 raise GraphError(f"{path}: input {name} was exported with a fixed {size['as_int']}, not {n}",

@@ -16,6 +16,9 @@ from typing import Protocol, cast
 from joulemeter.errors import DatasetError
 from joulemeter.record import Record
 
+TABLE = "a whole copy of it, CSV in UTF-8, gzipped or not"
+"""What to do where a table cannot be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Imported:

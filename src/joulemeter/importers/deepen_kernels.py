@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from joulemeter.errors import DatasetError
-from joulemeter.importers import Imported, head, number
+from joulemeter.importers import TABLE, Imported, head, number
 from joulemeter.kernel import Value, Work
 from joulemeter.record import Record
 
@@ -65,17 +65,22 @@ def _table_rows(path: Path) -> Iterator[dict[str, Any]]:
             values = {key: value for key, value in row.items() if key and value not in (None, "")}
             yield {"kernel": "conv-bn-relu", **values}
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read as a table ({error})") from error
+        raise DatasetError(f"{path}: cannot be read as a table ({error})", TABLE) from error
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
         families = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: cannot be read as JSON ({error})") from error
+        raise DatasetError(
+            f"{path}: cannot be read as JSON ({error})", "download or export it again"
+        ) from error
     for family, entries in families.items():
         if not isinstance(entries, Mapping):
-            raise DatasetError(f"{path}: '{family}' holds no entries by id")
+            raise DatasetError(
+                f"{path}: '{family}' holds no entries by id",
+                f'{{"{family}": {{"0": {{"config": {{…}}, "energy": …}}, …}}}}',
+            )
         for name, entry in entries.items():
             yield _flattened(str(family), str(name), entry if isinstance(entry, Mapping) else {})
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from joulemeter.errors import DatasetError
-from joulemeter.importers import Imported, number
+from joulemeter.importers import TABLE, Imported, number
 from joulemeter.record import Level, Record
 
 LAYOUT = "IrEne (a folder with ml1, ml2, module and model)"
@@ -55,11 +55,13 @@ def _rows(path: Path) -> list[dict[str, str]]:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read as a table ({error})") from error
+        raise DatasetError(f"{path}: cannot be read as a table ({error})", TABLE) from error
     needed = {"batch_size", "seq_len", "flops", "mem_bytes", "energy_mean", "level_name", "model_name"}
     missing = needed - set(rows[0] if rows else needed)
     if missing:
-        raise DatasetError(f"{path}: lacks the column(s) {', '.join(sorted(missing))}")
+        raise DatasetError(
+            f"{path}: lacks the column(s) {', '.join(sorted(missing))}", "the table as IrEne published it"
+        )
     return rows
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from joulemeter.errors import DatasetError
-from joulemeter.importers import Imported, head, number
+from joulemeter.importers import TABLE, Imported, head, number
 from joulemeter.record import Record
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _rows(path: Path) -> list[list[str]]:
             f"{path}: is not there", "put the log of inferences beside the power log"
         ) from None
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read as a table ({error})") from error
+        raise DatasetError(f"{path}: cannot be read as a table ({error})", TABLE) from error
 
 
 def _samples(path: Path, notes: list[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -94,7 +94,7 @@ def _samples(path: Path, notes: list[str]) -> tuple[NDArray[np.float64], NDArray
     table = np.array([[number(row[i]) if i < len(row) else math.nan for i in at] for row in rows])
     good = np.isfinite(table).all(1)
     if good.sum() < 2:
-        raise DatasetError(f"{path}: holds no samples")
+        raise DatasetError(f"{path}: holds no samples", "a power log with rows of time, mA and V")
     if not good.all():
         notes.append(f"{int((~good).sum())} sample(s) that are no numbers were left out")
     stamp, milliamperes, volts = table[good].T
@@ -138,11 +138,13 @@ def _inferences(path: Path, notes: list[str]) -> tuple[NDArray[np.float64], NDAr
     try:
         at = [names.index(name) for name in ("inference_index", "start_us", "end_us")]
     except ValueError as error:
-        raise DatasetError(f"{beside}: lacks inference_index, start_us or end_us") from error
+        raise DatasetError(
+            f"{beside}: lacks inference_index, start_us or end_us", "a log with these three in its first line"
+        ) from error
     table = np.array([[number(row[i]) for i in at] for row in rows if len(row) > max(at)]).reshape(-1, 3)
     table = table[np.isfinite(table).all(1)]
     if len(table) == 0:
-        raise DatasetError(f"{beside}: holds no inference")
+        raise DatasetError(f"{beside}: holds no inference", "a log with a row for each inference")
     first = int(np.flatnonzero(table[:, 0] == table[0, 0])[-1])
     if first:
         notes.append(f"{first} inference(s) of a warm-up block were left out")

@@ -106,7 +106,10 @@ def _check(records: Sequence[Record], kernels: Sequence[Record]) -> None:
             f"--device '{devices[0]}'",
         )
     if not kernels:
-        raise DatasetError("the data set holds no kernel with an energy: nothing to learn from")
+        raise DatasetError(
+            "the data set holds no kernel with an energy: nothing to learn from",
+            "one that `joulemeter bench -o FOLDER` made",
+        )
 
 
 def _origin(kernels: Sequence[Record]) -> str:

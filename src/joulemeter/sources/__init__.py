@@ -23,11 +23,11 @@ FALLBACK = "estimate"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A meter that cannot be used here: why not, and the command that would mend it where one exists."""
+    """A meter that cannot be used here: why not, and what to do."""
 
     spec: str
     fact: str
-    remedy: str | None
+    remedy: str
 
     def __str__(self) -> str:
         return str(SourceUnavailable(self.fact, self.remedy))

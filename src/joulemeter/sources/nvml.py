@@ -109,7 +109,9 @@ class Nvml:
             library.NVML_ERROR_LIB_RM_VERSION_MISMATCH: "sudo rmmod nvidia && sudo modprobe nvidia",
             library.NVML_ERROR_GPU_IS_LOST: "sudo nvidia-smi --gpu-reset",
         }
-        return SourceUnavailable(f"{what} ({error})", remedies.get(error.value))
+        return SourceUnavailable(
+            f"{what} ({error})", remedies.get(error.value, "nvidia-smi, which says more")
+        )
 
     def _handles(self, wanted: Sequence[str]) -> dict[str, Any]:
         """The GPUs to meter, by name (``gpu-0``), refused as a whole where one of them cannot be."""
@@ -182,7 +184,10 @@ class Nvml:
             return milliwatts
 
         if self._answer(usage) is None:
-            raise SourceUnavailable(f"nvml: {name} meters neither energy nor power")
+            raise SourceUnavailable(
+                f"nvml: {name} meters neither energy nor power",
+                "--source nvml:NUMBER with another GPU, or --source estimate",
+            )
         averages = self._averages(handle)
         note = "power averaged over one second" if averages else "instant power"
         return [_Gauge("", usage, _AVERAGE_NS if averages else None, note)]

@@ -41,7 +41,8 @@ def open(argument: str) -> Replay:
     try:
         rails, readings = _run_folder(path) if path.is_dir() else _table(path)
     except (OSError, ValueError, KeyError, RunFolderError) as error:
-        raise SourceUnavailable(f"replay: {path} cannot be read ({error})", _WHAT_CAN_BE) from error
+        why = error.fact if isinstance(error, RunFolderError) else error
+        raise SourceUnavailable(f"replay: {path} cannot be read ({why})", _WHAT_CAN_BE) from error
     if not readings:
         raise SourceUnavailable(f"replay: {path} holds no readings", _WHAT_CAN_BE)
     return Replay(argument, rails, readings)

@@ -91,7 +91,9 @@ def _machine(argument: str) -> Machine:
             "load=cpu, constant, step or burst; kind=counter or gauge",
         )
     if min(machine.period, machine.each, machine.packages) <= 0:
-        raise UsageError("simulated: period, each and packages must be above zero")
+        raise UsageError(
+            "simulated: period, each or packages is not above zero", "period=1ms, each=1s or packages=1"
+        )
     return machine
 
 
