@@ -46,6 +46,15 @@ def test_the_pace_of_a_counter_is_found(tick_ms: float, period_ms: float) -> Non
     assert found.period_ns == pytest.approx(tick_ms * MS, rel=0.01)
 
 
+@pytest.mark.parametrize("tick_ms", [27.0, 50.0, 105.0])
+def test_the_pace_of_a_counter_that_is_read_more_often_than_it_ticks_is_found(tick_ms: float) -> None:
+    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=12.0), tick_ms, 20.0)
+    assert steps.silent
+    part = steps.take(slice(100, 600))
+    found = paced(part, energy, Ticks(0.0, 20.0 * MS, 0.02), told=True, silent=True)[0]
+    assert found.period_ns == pytest.approx(tick_ms * MS, rel=0.02)
+
+
 def test_a_counter_that_is_fresh_when_asked_is_said_to_be() -> None:
     steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 1e-4, 20.0)
     assert (

@@ -2,7 +2,8 @@
 
 A counter that ticks at about the pace of its reads shows nothing new now and then, or two ticks at once.
 Between two of those its ages go up or down like a saw, by the little that its period differs from the reads';
-so they are known to a tenth of a period from one power for all work.
+so they are known to a tenth of a period from one power for all work. One that ticks more rarely shows nothing
+new most of the time, and by the first reading that does, its age is known to a read.
 """
 
 from __future__ import annotations

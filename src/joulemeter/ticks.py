@@ -182,7 +182,8 @@ def followed(steps: Steps, energy: Curve, ticks: Ticks) -> tuple[Floats, Floats]
 
 def paced(steps: Steps, energy: Curve, guess: Ticks, told: bool, silent: bool = False) -> list[Ticks]:
     """Paces under which some steps in a row are likely, the likeliest first: others of quite another period
-    follow where rough powers hardly tell between them. ``silent``: of those about as long as a step.
+    follow where rough powers hardly tell between them. ``silent``: of those about as long as it takes to show
+    something new.
 
     ``told``: the lag is that of ``guess``, else what is known of it is the mean age, lag and half a period.
     """
@@ -230,7 +231,7 @@ def _turn(steps: Steps) -> float:
 def _periods(spacing_ns: float, silent: bool) -> Floats:
     """Periods to try, close enough together for the right one to be followed from one reading to the next;
     the first stands for a counter that ticks when it is asked. One that shows nothing new (``silent``) at
-    times ticks about as rarely as it is read."""
+    times ticks about as rarely as it shows something new."""
     if silent:
         return spacing_ns * np.arange(0.9, 1.1, 0.01)
     made = [ASKED_NS]
