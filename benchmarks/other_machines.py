@@ -180,6 +180,22 @@ def _counter(rng: np.random.Generator, made: Machine) -> Read:
     )
 
 
+def _slow_counter(rng: np.random.Generator, made: Machine) -> Read:
+    # Some energy counters of GPUs are refreshed every 20 to 100 ms, and are read more often than that.
+    return machines.counter(
+        rng,
+        made,
+        period_ns=20 * MS,
+        tick_ns=rng.uniform(25, 110) * MS,
+        lag_ns=rng.uniform(0, 150) * MS,
+        quantum_j=1e-3,
+        range_j=None,
+        told=bool(rng.random() < 0.5),
+        tick_jitter=0.01,
+        reads=_reads,
+    )
+
+
 def _gauge(
     period_ms: float, window_ms: float, quantum_w: float
 ) -> Callable[[np.random.Generator, Machine], Read]:
@@ -203,6 +219,7 @@ METERS: dict[str, Callable[[np.random.Generator, Machine], Read]] = {
     "RAPL at 10 ms": _rapl(10),
     "RAPL at 2 ms": _rapl(2),
     "GPU counter 20 ms": _counter,
+    "slow counter, 20 ms": _slow_counter,
     "gauge 100 ms, 0.1 W": _gauge(100, 100, 0.1),
     "gauge 50 of 100 ms": _gauge(100, 50, 0.1),
     "plug 1 s, 0.1 W": _gauge(1000, 1000, 0.1),
