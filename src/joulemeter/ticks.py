@@ -105,11 +105,15 @@ class Steps:
     idle_w: float
 
     @property
+    def whole(self) -> Flags:
+        """Which steps (n − 1,) are of the usual length and lie in work."""
+        usual = np.diff(self.t_ns) / float(np.median(np.diff(self.t_ns)))
+        return (self.variance > 0) & self.known & (usual > 0.7) & (usual < 1.5)
+
+    @property
     def silent(self) -> bool:
-        """Whether steps of the usual length show nothing new at times: ticks are about as far apart."""
-        passed = np.diff(self.t_ns)
-        whole = (self.variance > 0) & (passed > 0.7 * np.median(passed))
-        return int((self.stale & whole).sum()) >= FEW
+        """Whether some of those show nothing new: ticks are about as far apart as reads, or more."""
+        return int((self.stale & self.whole).sum()) >= FEW
 
     def take(self, part: slice) -> Steps:
         """The steps between some readings in a row."""
@@ -222,10 +226,10 @@ def _refined(steps: Steps, energy: Curve, some: Ticks, told: bool, spacing: floa
 
 
 def _turn(steps: Steps) -> float:
-    """The mean time from one reading that shows something new to the next, while work ran."""
-    working = steps.variance > 0
-    passed = np.diff(steps.t_ns)[working]
-    return float(passed.sum()) / max(int((~steps.stale[working]).sum()), 1)
+    """How long it takes to show something new while work runs, by steps of the usual length."""
+    passed, whole = np.diff(steps.t_ns), steps.whole
+    fresh = float((~steps.stale[whole]).mean()) if whole.any() else 1.0
+    return float(np.median(passed)) / max(fresh, 1 / len(passed))
 
 
 def _periods(spacing_ns: float, silent: bool) -> Floats:
