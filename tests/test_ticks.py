@@ -55,6 +55,24 @@ def test_the_pace_of_a_counter_that_is_read_more_often_than_it_ticks_is_found(ti
     assert found.period_ns == pytest.approx(tick_ms * MS, rel=0.02)
 
 
+def test_a_hole_in_the_readings_is_no_slow_tick() -> None:
+    """Two seconds that nobody read, counted as one step, made ticks of 20 ms seem 22 ms apart."""
+    steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=12.0), 20.6, 20.0)
+    kept = np.delete(np.arange(500), slice(200, 300))
+    step = np.diff(np.append(0.0, np.cumsum(steps.joules))[kept])
+    holed = replace(
+        steps,
+        t_ns=steps.t_ns[kept],
+        joules=step,
+        variance=steps.variance[kept[:-1]],
+        known=np.diff(kept) == 1,
+        stale=steps.stale[kept[:-1]] & (np.diff(kept) == 1),
+    )
+    assert holed.silent
+    found = paced(holed.take(slice(100, 350)), energy, Ticks(0.0, 20.0 * MS, 0.02), told=True, silent=True)[0]
+    assert found.period_ns == pytest.approx(20.6 * MS, rel=0.01)
+
+
 def test_a_counter_that_is_fresh_when_asked_is_said_to_be() -> None:
     steps, energy, _ = _read(program(2, WATTS, LENGTHS, seconds=8.0), 1e-4, 20.0)
     assert (
