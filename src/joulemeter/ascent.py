@@ -107,6 +107,11 @@ class Summit:
     score: float
     factor: float
 
+    @property
+    def start(self) -> Start:
+        """To go on from here; of the powers' means the last is the lag's."""
+        return Start(self.powers.mean[:-1], self.variation, self.blur)
+
 
 def highest(
     steps: Steps,
@@ -130,10 +135,6 @@ def highest(
         """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
-    def begin_at(found: Summit) -> Start:
-        """To go on from where something was found."""
-        return Start(found.powers.mean[: len(start.powers)], found.variation, found.blur)
-
     done = [pace for pace in paces if pace.period_ns > ASKED_NS]
     asked = [pace for pace in paces if pace.period_ns <= ASKED_NS]
     if done and not asked and done[0].period_ns < SHORT * spacing_ns:
@@ -149,7 +150,7 @@ def highest(
                 if any(nearly(pace, each, spacing_ns) for each in done):
                     continue
                 done.append(pace)
-                other = tried(pace, begin_at(best), best.score - HOPELESS)
+                other = tried(pace, best.start, best.score - HOPELESS)
                 if other.score > best.score + CLEAR:
                     best = other
                     break
@@ -161,10 +162,10 @@ def highest(
     for _ in range(ROUNDS):
         best = nearby(best, done)
         # Some steps tell nothing of what did not run in them, and from a power far off no step leads back.
-        begin = begin_at(best) if len(some.joules) == len(steps.joules) else begin
+        begin = best.start if len(some.joules) == len(steps.joules) else begin
         found = climbed(steps, quantum_j, best.ticks, told, begin, matter, beliefs)
         reached.append(found)
-        begin = begin_at(found)
+        begin = found.start
         again = tried(found.ticks, begin, best.score)
         if again.score < best.score + CLEAR:
             break

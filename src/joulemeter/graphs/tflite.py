@@ -79,19 +79,15 @@ def read(target: str, shapes: Shapes) -> Network:
     path = Path(target)
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise GraphError(
-                f"{target}: is larger than a flatbuffer can be",
-                "convert it with quantised weights, or a part",
-            )
+            fact = f"{target}: is larger than a flatbuffer can be"
+            raise GraphError(fact, "convert it with quantised weights, or a part")
         data = path.read_bytes()
     except OSError as error:
-        raise GraphError(
-            f"{target}: cannot be read ({error.strerror})", "the path of a .tflite file"
-        ) from error
+        fact = f"{target}: cannot be read ({error.strerror})"
+        raise GraphError(fact, "the path of a .tflite file") from error
     if data[4:8] != b"TFL3":
-        raise GraphError(
-            f"{target}: is no TFLite file (no TFL3 mark)", "a file that tf.lite.TFLiteConverter has made"
-        )
+        fact = f"{target}: is no TFLite file (no TFL3 mark)"
+        raise GraphError(fact, "a file that tf.lite.TFLiteConverter has made")
     try:
         return _network(target, data, shapes)
     except (struct.error, IndexError, OverflowError) as error:
@@ -106,9 +102,8 @@ def _network(target: str, data: bytes, shapes: Shapes) -> Network:
     graph = graphs[0]
     operators = graph.tables(3)
     if len(operators) > MAX_NODES:
-        raise GraphError(
-            f"{target}: has {len(operators)} nodes, more than {MAX_NODES}", "convert a part of it"
-        )
+        fact = f"{target}: has {len(operators)} nodes, more than {MAX_NODES}"
+        raise GraphError(fact, "convert a part of it")
     buffers = model.tables(4)
     if any(start + count > len(data) for start, count in (each.vector(0) for each in buffers)):
         raise struct.error("weights reach beyond the end")
@@ -266,18 +261,14 @@ def _take_padding(ops: Sequence[_Op]) -> None:
 def _nodes(target: str, op: _Op, written: set[int], names: Mapping[int, str]) -> list[Node]:
     """The nodes of one operator; ``names`` are those of the inputs, whose tensors are read under them."""
     if op.kind in ("IF", "WHILE"):
-        raise GraphError(
-            f"{target}: operator {op.index} is control flow ({op.kind}): how often it runs is not in the "
-            f"file",
-            "convert the branch or the unrolled loop that runs",
+        fact = (
+            f"{target}: operator {op.index} is control flow ({op.kind}): how often it runs is not in the file"
         )
+        raise GraphError(fact, "convert the branch or the unrolled loop that runs")
     missing = [i for i in op.ids if i >= 0 and i not in written]
     if missing:
-        raise GraphError(
-            f"{target}: operator {op.index} ({op.kind}) reads what nothing before it writes: a cycle, or "
-            f"out of order",
-            "convert it again",
-        )
+        fact = f"{target}: operator {op.index} ({op.kind}) reads what nothing before it writes: a cycle, or"
+        raise GraphError(f"{fact} out of order", "convert it again")
     written.update(op.out_ids)
     if op.absorbed:
         return []
