@@ -56,7 +56,9 @@ def killed_after(command: list[str], delay_s: float, *, ready: bool = False) -> 
 
 def first_record_s(command: list[str], folder: Path) -> float:
     """From the start of ``command`` to its first record, on this machine as it is; then it is killed."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     began = time.monotonic()
     while not (dataset.is_dataset(folder) and dataset.parts(folder) - {"0-start"}):
         time.sleep(0.05)
@@ -81,10 +83,14 @@ def sweeps(kills: int, chance: random.Random) -> None:
             twice += len(now) - len(set(now))
             grew += len(set(now)) > len(before)
             before = set(now)
-        print(f"{kills} kills of a sweep, {grew} after a new record: {len(before)} of {RUNS} recorded, {lost} lost, {twice} twice")
+        print(
+            f"{kills} kills of a sweep, {grew} after a new record: {len(before)} of {RUNS} recorded, {lost} lost, {twice} twice"
+        )
         subprocess.run([*command, "--json"], check=True, stderr=subprocess.DEVNULL)
         now = keys(folder)
-        print(f"then let finish: {len(now)} records, {len(set(now))} different, of {RUNS} runs; {left_over(folder)}")
+        print(
+            f"then let finish: {len(now)} records, {len(set(now))} different, of {RUNS} runs; {left_over(folder)}"
+        )
 
 
 def writes(kills: int, chance: random.Random) -> None:

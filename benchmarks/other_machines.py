@@ -196,6 +196,21 @@ def _slow_counter(rng: np.random.Generator, made: Machine) -> Read:
     )
 
 
+def _counted(rng: np.random.Generator, made: Machine) -> Read:
+    # Some boards and nodes count whole joules, or more at a time.
+    return machines.counter(
+        rng,
+        made,
+        period_ns=20 * MS,
+        tick_ns=0,
+        lag_ns=rng.uniform(0, 50) * MS,
+        quantum_j=float(rng.choice([0.25, 1.0, 3.6])),
+        range_j=None,
+        told=bool(rng.random() < 0.5),
+        reads=_reads,
+    )
+
+
 def _gauge(
     period_ms: float, window_ms: float, quantum_w: float
 ) -> Callable[[np.random.Generator, Machine], Read]:
@@ -220,6 +235,7 @@ METERS: dict[str, Callable[[np.random.Generator, Machine], Read]] = {
     "RAPL at 2 ms": _rapl(2),
     "GPU counter 20 ms": _counter,
     "slow counter, 20 ms": _slow_counter,
+    "counts joules, 20 ms": _counted,
     "gauge 100 ms, 0.1 W": _gauge(100, 100, 0.1),
     "gauge 50 of 100 ms": _gauge(100, 50, 0.1),
     "plug 1 s, 0.1 W": _gauge(1000, 1000, 0.1),

@@ -30,12 +30,18 @@ def program(count: int) -> tuple[tuple[Site, ...], Spans]:
     rng = np.random.default_rng(0)
     per_module = MODULE_NS // CALL_NS
     modules = max(count // per_module, 1)
-    start = 10**9 + np.arange(modules * per_module) * CALL_NS + rng.integers(0, CALL_NS // 4, modules * per_module)
+    start = (
+        10**9
+        + np.arange(modules * per_module) * CALL_NS
+        + rng.integers(0, CALL_NS // 4, modules * per_module)
+    )
     end = start + rng.integers(CALL_NS // 4, CALL_NS // 2, len(start))
     module = 10**9 + np.arange(modules) * MODULE_NS
     finish = 10**9 + modules * MODULE_NS
     site = np.concatenate([[0], np.ones(modules), rng.integers(2, SITES, len(start))]).astype(np.int32)
-    parent = np.concatenate([[-1], np.zeros(modules), 1 + np.repeat(np.arange(modules), per_module)]).astype(np.int64)
+    parent = np.concatenate([[-1], np.zeros(modules), 1 + np.repeat(np.arange(modules), per_module)]).astype(
+        np.int64
+    )
     spans = Spans(
         site,
         np.zeros(len(site), np.int32),
@@ -43,7 +49,11 @@ def program(count: int) -> tuple[tuple[Site, ...], Spans]:
         np.concatenate([[finish + 5], module + MODULE_NS - 10, end]),
         parent,
     )
-    sites = (Site(0, "train.py", "run"), Site(1, "forward", "module"), *(Site(i, f"call{i}") for i in range(2, SITES)))
+    sites = (
+        Site(0, "train.py", "run"),
+        Site(1, "forward", "module"),
+        *(Site(i, f"call{i}") for i in range(2, SITES)),
+    )
     return sites, spans
 
 
@@ -62,7 +72,9 @@ def readings(spans: Spans, count: int) -> timeline.Timeline:
 
 def main() -> None:
     """Prints what one attribution took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--spans", type=float, default=1e7)
     parser.add_argument("--readings", type=float, default=1e6)
     args = parser.parse_args()
@@ -74,7 +86,9 @@ def main() -> None:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     ledger.check()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{len(spans):,} spans, {len(read.t_ns):,} readings: {wall:.1f} s wall, {cpu:.1f} s of processor time")
+    print(
+        f"{len(spans):,} spans, {len(read.t_ns):,} readings: {wall:.1f} s wall, {cpu:.1f} s of processor time"
+    )
     print(f"peak {peak:.2f} GiB, of which {before:.2f} GiB before attribution began")
 
 

@@ -138,7 +138,9 @@ def alone(spec: str, windows: int = 20) -> list[float]:
 
 def compare(spec: str, pairs: int, seconds: float) -> None:
     """Prints the table."""
-    print(f"| metered | loop slowed by (median of {pairs} pairs; 95 %) | sampler, of one core |\n|---|---|---|")
+    print(
+        f"| metered | loop slowed by (median of {pairs} pairs; 95 %) | sampler, of one core |\n|---|---|---|"
+    )
     middle, low, high = median_interval(alone(spec))
     print(f"| every 10 ms, nothing else running | | {middle:.2%} ({low:.2%} to {high:.2%}) |")
     for name, period_s in PERIODS.items():

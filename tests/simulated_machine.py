@@ -85,13 +85,14 @@ def counter(
     lag_ms: float = 0.0,
     told: bool = True,
     range_j: float | None = None,
+    quantum_j: float = 61e-6,
     **rail: object,
 ) -> timeline.Timeline:
     """A counter that ticks on its own and is read at another pace, a little late."""
     rng = np.random.default_rng(seed)
     reads = _reads(made.end_ns, period_ms, rng)
     ticked = np.floor(reads / (tick_ms * MS)) * tick_ms * MS if tick_ms else reads
-    value = np.floor(made.energy(ticked - lag_ms * MS) / 61e-6) * 61e-6 + 3.0
+    value = np.floor(made.energy(ticked - lag_ms * MS) / quantum_j) * quantum_j + 3.0
     if range_j is not None:
         value = value % range_j
     keys = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from joulemeter import timeline
+from joulemeter import design, timeline
 from joulemeter.attribution import attribute, share_by_time
 from joulemeter.ledger import Ledger
 from joulemeter.reading import Rail
@@ -140,6 +140,32 @@ def test_a_counter_that_is_read_more_often_than_it_ticks_tells_what_it_tells_whe
     assert _error(ledger, made.true_j) < 0.05
     assert _covered(ledger, made.true_j) == 4
     assert sum(site.rails[0].resolved for site in ledger.sites) >= 3
+
+
+@pytest.mark.parametrize("quantum_j", [0.25, 1.0, 3.6])
+@pytest.mark.parametrize("range_j", [None, 300.1])
+def test_a_counter_of_whole_joules_is_taken_for_one_and_not_for_one_that_ticks(
+    quantum_j: float, range_j: float | None
+) -> None:
+    """It stands still until the next is full: taken for ticks, sites 270 % off were called resolved."""
+    made = program(4, [15.0, 120.0, 45.0, 80.0], [30.0, 22.0, 41.0, 15.0], seconds=12.0)
+    read = counter(made, 6, period_ms=20, tick_ms=0, quantum_j=quantum_j, range_j=range_j)
+    assert design.windows(read, design.Response(0)).quantum_j == pytest.approx(quantum_j)
+    ledger = attribute([read], made.sites, made.spans)
+    ledger.check()
+    assert _covered(ledger, made.true_j) == 4
+    for site, true in zip(ledger.sites, made.true_j, strict=True):
+        entry = site.rails[0]
+        assert not entry.resolved or abs(entry.exclusive.energy_j / true - 1) < 0.15
+    if quantum_j < 1:
+        assert _error(ledger, made.true_j) < 0.05
+
+
+@pytest.mark.parametrize("tick_ms", [0, 1.0, 20.0, 45.0])
+def test_a_counter_of_fine_steps_is_not_taken_for_one_of_coarse_ones(tick_ms: float) -> None:
+    made = program(4, [15.0, 120.0, 45.0, 80.0], [30.0, 22.0, 41.0, 15.0], seconds=6.0)
+    rows = design.windows(counter(made, 6, period_ms=20, tick_ms=tick_ms), design.Response(0))
+    assert not design.counts(rows)
 
 
 def test_a_weak_call_between_strong_ones_is_not_left_on_the_way_to_its_power(

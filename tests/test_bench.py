@@ -87,6 +87,46 @@ def test_a_second_bench_goes_on_and_repeats_nothing(built: Path) -> None:
     assert len(keys) == len(set(keys))
 
 
+def test_a_bench_that_is_killed_leaves_records_of_a_known_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ``kill -9`` leaves: the state at a progress line, with nothing of what an interrupt still does."""
+    seen: list[str] = []
+
+    def look(*_: object) -> None:
+        if dataset.is_dataset(tmp_path / "data"):
+            seen.append(bench.read_device(tmp_path / "data")[0].fingerprint)
+
+    monkeypatch.setattr("joulemeter.bench_log._FLUSH", 8)
+    bench.bench(tmp_path / "data", PLAN, Machine(), progress=look)
+    assert seen
+    assert set(seen) == set(dataset.read(tmp_path / "data").devices)
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_is_timed(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(DatasetError, match=r"not a data set\. Try: a folder that is empty or new"):
+        bench.bench(tmp_path, replace(PLAN, budget_s=1e9), Machine())
+
+
+def test_a_window_is_priced_once_its_meter_has_been_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A meter that is read three times a second: what has just been timed is not in its readings yet."""
+    monkeypatch.setattr("joulemeter.bench_log._FLUSH", 2)
+
+    class Slow(Machine):
+        def rest(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+        def timelines(self) -> list[Timeline]:
+            t = np.arange(self.start_ns, time.monotonic_ns(), 3 * 10**8)
+            return [Timeline(self.rail, t, (t - t[0]) * 20e-9, np.zeros(len(t) - 1, bool), (), 0)]
+
+    bench.bench(tmp_path / "data", PLAN, Slow())
+    assert all(record.energy_j > 0 for record in dataset.read(tmp_path / "data").records)
+
+
 def test_what_was_timed_before_an_interrupt_is_kept_and_gone_on_with(tmp_path: Path) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

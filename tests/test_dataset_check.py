@@ -64,6 +64,26 @@ def test_a_planted_defect_is_found(gate: str, fact: str, plant: Plant) -> None:
     assert any(each.gate == gate and re.search(fact, each.fact) for each in found), found
 
 
+def test_the_limit_that_is_told_is_the_devices() -> None:
+    rows = one(power_w=9.0)(sound())
+    gates = [each.fact for each in dataset_check.check(rows, fit=False, limit_w=8.0) if each.gate == "power"]
+    assert gates == ["power above 8 W: 1 row(s) (relu K3)"]
+    assert dataset_check.power_is_possible(rows) == []
+
+
+def test_a_machine_that_wanders_is_told_by_its_reference_kernel() -> None:
+    def timed(spread: float) -> list[Record]:
+        return [replace(r, facts={**r.facts, "reference_s": 1e-3 * (1 + spread * i / 29)})
+                for i, r in enumerate(sound())]  # fmt: skip
+
+    assert dataset_check.steady(timed(0.15)) == []
+    (found,) = dataset_check.steady(timed(0.5))
+    assert found.fact == (
+        "the machine's speed wandered: the reference kernel took 1.02 to 1.47 ms "
+        "(5th to 95th percentile of 30 groups, median 1.25 ms)"
+    )
+
+
 def test_what_rounding_explains_is_told_apart_from_what_it_does_not() -> None:
     rows = [replace(r, energy_j=2e-6, time_s=3e-6, power_w=0.8, idle_power_w=0.1, facts={"resolution_j": 1e-6})
             for r in sound(10)]  # fmt: skip

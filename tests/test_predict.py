@@ -154,6 +154,24 @@ def test_learning_reads_the_networks_of_a_data_set() -> None:
     assert priced.time.value == pytest.approx(10 * (3e-6 + 1e-9 * kernels.work(RELU).bytes), rel=0.1)
 
 
+def test_time_around_kernels_takes_the_devices_idle_power() -> None:
+    """Energies scatter, so that a free fit finds launches that cost time and no energy; the truth is 10 W."""
+    law, records, rng = Law(), [], np.random.default_rng(5)
+    for i in range(24):
+        made = [(layers.activation("relu", (1000 * (i + 1),)), 3 + i), (CONV, 1 + i % 3)]
+        sum_s = sum((1e-6 + 1e-9 * kernels.work(kernel).bytes) * count for kernel, count in made)
+        time_s = sum_s + 2e-6 * sum(count for _, count in made)
+        each = record(f"n{i}", f"f{i % 4}", made, time_s)
+        kernels_alone_j = 10 * sum_s * float(rng.lognormal(0, 0.2))
+        records.append(replace(each, energy_j=kernels_alone_j, idle_power_w=4.0))
+    found = pricing.learn(law, records)
+    time, energy = (np.array(found.calibration(name).costs)[2:] for name in ("time_s", "energy_j"))
+    assert (energy >= 4.0 * time * (1 - 1e-9)).all()
+    assert time.max() > 0
+    idle_unknown = pricing.learn(law, [replace(each, idle_power_w=math.nan) for each in records])
+    assert (np.array(idle_unknown.calibration("energy_j").costs)[2:] < energy - 1e-9).any()
+
+
 def test_what_networks_taught_is_kept_with_the_predictor() -> None:
     from joulemeter.models.predictor import Predictor
 

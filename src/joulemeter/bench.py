@@ -119,6 +119,13 @@ def bench(
     rules = {backend: fusion.learn(backend, plan.device, 0.03 * plan.budget_s) for backend in plan.backends}
     alone = 1.0 if plan.models is None else 1.0 - MODEL_SHARE
 
+    def noted() -> None:
+        """Tells how far it is, and in the folder of which device the records are: it may be killed."""
+        if dataset.is_dataset(folder) and not (folder / DEVICE_FILE).is_file():
+            _write_device(folder, this, rules)
+        if progress:
+            progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
+
     def drawn(until: float) -> None:
         """Benches kernels until ``until`` of the budget has passed."""
         samples = _samples(plan, done)
@@ -127,8 +134,7 @@ def bench(
         groups = _groups(samples)
         while spent() < until:
             log.group(next(groups), tally)
-            if progress:
-                progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
+            noted()
         log.flush()
 
     try:
@@ -138,8 +144,7 @@ def bench(
             if spent() >= 1 and tally.models:  # what was asked for is there at least once
                 break
             log.network(definition, done, tally)
-            if progress:
-                progress(f"{tally.kernels} kernels, {tally.models} networks", spent())
+            noted()
         drawn(1.0)  # where all networks are there already
         if plan.applications:
             tally.applications = _applications(folder, plan, stage, this, done)
@@ -176,6 +181,7 @@ def _check(plan: Plan) -> None:
 def _resumed(folder: Path, this: Device, resume: bool) -> set[str]:
     """The keys of what ``folder`` already holds."""
     if not dataset.is_dataset(folder):
+        dataset.refuse_other(folder)  # now, and not when the first records are written
         return set()
     if not resume:
         raise DatasetError(

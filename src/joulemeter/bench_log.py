@@ -39,6 +39,9 @@ REFERENCE = Kernel(
 _FLUSH = 40
 _Group = list[tuple[Kernel, Staged]]
 _REST_S = 0.3
+_READ_S = 0.06
+_MOST_RESTS = 50
+"""A meter that is not read for three seconds will not be."""
 
 
 def _mode(kernel: Kernel, backend: str) -> AbstractContextManager[Any]:
@@ -228,8 +231,7 @@ class Log:
         """Reads the meters for whatever is waiting, and appends it to the data set."""
         if not self.waiting:
             return
-        self.stage.rest(0.05)  # so that the last window has been read
-        lines = self.stage.timelines()
+        lines = self._read_until(max(timed.end_ns for _, timed in self.waiting))
         idle_w = _power_w(lines, *self.rest) if self.rest else math.nan
         now = self.stage.look()
         hot = None if now.throttled is None or self.throttled is None else now.throttled > self.throttled
@@ -239,6 +241,15 @@ class Log:
         dataset.append(self.folder, made)
         self.waiting.clear()
         self.rest = None
+
+    def _read_until(self, end_ns: int) -> list[Timeline]:
+        """The readings, once every meter has been read past ``end_ns``; without, where one is silent."""
+        for _ in range(_MOST_RESTS):
+            self.stage.rest(_READ_S)
+            lines = self.stage.timelines()
+            if all(len(line.t_ns) and line.t_ns[-1] >= end_ns + (line.rail.lag_ns or 0) for line in lines):
+                break
+        return lines
 
 
 def _power_w(lines: Sequence[Timeline], start_ns: int, end_ns: int) -> float:

@@ -131,6 +131,12 @@ def is_dataset(path: Where) -> bool:
     return storage.place(path).holds(HEADER)
 
 
+def refuse_other(folder: Where) -> None:
+    """Raises DatasetError where ``folder`` holds something that is no data set."""
+    if not is_dataset(folder) and storage.place(folder).exists():
+        raise DatasetError(f"{folder}: exists and is not a data set", "a folder that is empty or new")
+
+
 def write(folder: Where, dataset: Dataset) -> None:
     """A new data set of one part, with its card. Raises DatasetError where ``folder`` already holds one."""
     write_table(folder, dataset.name, table_of(dataset.records), dataset.left_out)
@@ -179,8 +185,7 @@ def _put_card(
 
 def _create(folder: Where, name: str) -> None:
     place = storage.place(folder)
-    if place.exists():
-        raise DatasetError(f"{folder}: exists and is not a data set", "a folder that is empty or new")
+    refuse_other(folder)
     place.put(HEADER, json.dumps({"schema": SCHEMA, "name": name}).encode())
 
 

@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +25,11 @@ ENERGY_TOLERANCE = 0.05
 _TIMER_S = 1e-6
 """Times are not known better than this where nothing says so."""
 MAX_W = 20_000.0
-"""No single device draws more."""
+"""No single device draws more: the limit where none is told."""
 MONOTONE = 0.8
 SCATTER = 0.05
+WANDERING = 1.2
+"""A reference kernel that takes this many times longer in one bench than before is a machine that wanders."""
 _NEAR = 0.3
 """Decades within which a ratio counts as a power of a thousand."""
 _FEW = 8
@@ -51,10 +54,13 @@ class Finding:
 Gate = Callable[[Sequence[Record]], list[Finding]]
 
 
-def check(records: Sequence[Record], fit: bool = True) -> list[Finding]:
-    """What all the gates find in ``records``; the constant predictor's only where ``fit``, since it fits."""
+def check(records: Sequence[Record], fit: bool = True, limit_w: float = MAX_W) -> list[Finding]:
+    """What all the gates find in ``records`` of devices that draw no more than ``limit_w``; the constant
+    predictor's only where ``fit``, since it fits.
+    """
     gates: list[Gate] = [
-        unknown_energy, zero_time, energy_is_power_times_time, power_is_possible, power_outliers, monotone,
+        unknown_energy, zero_time, energy_is_power_times_time, partial(power_is_possible, limit_w=limit_w),
+        power_outliers, monotone, steady,
         repeats_scatter, duplicates, units, one_device,
     ]  # fmt: skip
     found = [finding for gate in gates for finding in gate(records)]
@@ -96,12 +102,12 @@ def energy_is_power_times_time(records: Sequence[Record]) -> list[Finding]:
     )
 
 
-def power_is_possible(records: Sequence[Record]) -> list[Finding]:
-    """Power must not be below idle, nor above what any device draws."""
+def power_is_possible(records: Sequence[Record], limit_w: float = MAX_W) -> list[Finding]:
+    """Power must not be below idle, nor above what the device may draw."""
     low = [i for i, r in enumerate(records) if r.power_w < r.idle_power_w]
-    high = [i for i, r in enumerate(records) if r.power_w > MAX_W]
+    high = [i for i, r in enumerate(records) if r.power_w > limit_w]
     return _found("power", "power below the idle power", low, records) + _found(
-        "power", f"power above {MAX_W:g} W", high, records
+        "power", f"power above {limit_w:g} W", high, records
     )
 
 
@@ -178,6 +184,23 @@ def _copies(records: Sequence[Record]) -> list[int]:
             rows.append(i)
         seen.add(mark)
     return rows
+
+
+def steady(records: Sequence[Record]) -> list[Finding]:
+    """A bench times one reference kernel with each group: what that takes says how fast the machine was."""
+    each = {
+        float(r.facts["reference_s"]) for r in records if r.level == "kernel" and r.facts.get("reference_s")
+    }
+    if len(each) < _FEW:
+        return []
+    low, middle, high = np.percentile(list(each), (5, 50, 95))
+    if high <= WANDERING * low:
+        return []
+    fact = (
+        f"the machine's speed wandered: the reference kernel took {1e3 * low:.3g} to {1e3 * high:.3g} ms "
+        f"(5th to 95th percentile of {len(each)} groups, median {1e3 * middle:.3g} ms)"
+    )
+    return [Finding("steady", fact)]
 
 
 def units(records: Sequence[Record]) -> list[Finding]:

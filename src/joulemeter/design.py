@@ -37,6 +37,15 @@ CELLS = 2_000_000
 FINEST_S = 0.005
 """Counters tick about every millisecond (RAPL) or more slowly: rows shorter than a few ticks are added up."""
 
+COUNTED = 60
+"""Different steps up to which a counter's are taken for so many of its quantum."""
+
+RESTLESS = 0.1
+"""The share of steps of such a counter that at least differ from the one before."""
+
+COUNTS = 0.3
+"""The part of a usual row from which on a counter's quantum, and not its ticks, says what a reading shows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Response:
@@ -116,8 +125,10 @@ def _differences(timeline: Timeline, response: Response) -> Windows:
     t_ns, energy = timeline.t_ns, timeline.energy_j
     # A reading that repeats the one before it is stale: the counter has not ticked since. The first that
     # shows a new value is the one whose stamp is close to the tick.
+    # One that counts in large steps has no ticks: that it stands still says that the next is not full.
     step = np.diff(energy)
-    stale = np.append(False, (step == 0) & ~timeline.unknown)
+    counted = counted_j(step[~timeline.unknown])
+    stale = np.append(False, (step == 0) & ~timeline.unknown & (counted == 0))
     if len(stale):
         stale[-1] = False
         stale[:-1] &= ~timeline.unknown
@@ -132,7 +143,7 @@ def _differences(timeline: Timeline, response: Response) -> Windows:
         t_ns[last] - response.lag_ns,
         rows,
         linked,
-        _quantum(rows),
+        counted or _quantum(rows),
         _stale_share(step, stale),
         response.window_ns,
     )
@@ -181,9 +192,33 @@ def _quantum(values: Floats) -> float:
     return least if least < 0.05 * float(np.median(np.abs(values))) else 0.0
 
 
+def counted_j(steps: Floats) -> float:
+    """The step of a counter that counts in steps so large that its readings differ by a few of them; zero for
+    any other.
+
+    Such readings differ by whole multiples of the least, now one more and now one fewer; powers that hold for
+    a while do not.
+    """
+    steps = np.round(steps[:20_000], 9)
+    values, times = np.unique(steps[steps > 0], return_counts=True)
+    distinct = values[times > 1]  # a wrap makes one that is no multiple
+    if not 1 <= len(distinct) <= min(COUNTED, len(steps) // 8) or (np.diff(steps) != 0).mean() < RESTLESS:
+        return 0.0
+    if times[times > 1].sum() < 0.9 * times.sum():
+        return 0.0
+    least = float(np.diff(distinct, prepend=0.0).min())
+    counts = distinct / least
+    return least if bool((np.abs(counts - np.round(counts)) < 1e-3).all()) else 0.0
+
+
 def blur_ns(rows: Windows) -> int:
     """How far about an edge to look for what a wrong lag would do: a fiftieth of a row, 20 µs to 2 ms."""
     return int(np.clip(np.median(rows.end_ns - rows.start_ns) / 50, 20_000, 2_000_000)) if len(rows) else 0
+
+
+def counts(rows: Windows) -> bool:
+    """Whether a counter's quantum is so large that what it shows follows it, and not its ticks."""
+    return bool(rows.linked.any()) and rows.quantum_j > COUNTS * float(rows.energy_j.mean())
 
 
 def ticks_apart(rows: Windows) -> int:
@@ -195,7 +230,7 @@ def ticks_apart(rows: Windows) -> int:
     """
     if not rows.linked.any():
         return 1
-    apart = TICKS if rows.stale > 0.003 else 1
+    apart = TICKS if rows.stale > 0.003 and not counts(rows) else 1
     return max(apart, int(np.ceil(FINEST_S / float(np.median(rows.length_s)))))
 
 

@@ -19,6 +19,7 @@ from joulemeter.design import (
     Windows,
     blur_ns,
     coarser,
+    counts,
     design,
     ticks_apart,
     windows,
@@ -128,7 +129,7 @@ def estimate(
         report(0.6 + 0.05 * (shift + 1))
     score = guess.score
     rail = timeline.rail
-    if _ticks_tell(rail) and len(timeline.t_ns) > 8 and len(occupancy) < MANY:
+    if _ticks_tell(rail) and not counts(made.windows) and len(timeline.t_ns) > 8 and len(occupancy) < MANY:
         run, response, score = _with_ticks(
             timeline, run, Matter(kept, gap, idle.knots_ns, seconds, call_s), idle, response, guess
         )
@@ -150,6 +151,7 @@ def _with_ticks(
     ticks = Ticks(float(lag), float(response.window_ns), 0.02)
     quantum_j = windows(timeline, Response(0)).quantum_j
     steps, energy = _steps(timeline, run, matter, idle)
+    steps = replace(steps, quantum_j=quantum_j)
     paces = paced(steps.take(busiest(steps)), energy, ticks, told, silent=steps.silent)
     steps = replace(steps, joules=np.diff(timeline.energy_j))
     start = Start(run.powers.mean[: run.powers.columns + len(idle.mean_w)], run.noise.variation)

@@ -246,7 +246,10 @@ def _walks(knots: Ints, at: Floats, level: Floats, variance: Floats) -> tuple[Wa
     A level far above the others' line is a plateau that outlasted its stretch, and is left out; one far
     below is not.
     """
-    low = level <= (1 + PLATEAU) * np.quantile(level, 0.2, method="lower") + 1e-12
+    # A level that is known no better than a plateau is high tells of none.
+    tells = np.sqrt(variance) < 0.5 * PLATEAU * np.abs(level)
+    usual = np.quantile(level[tells], 0.2, method="lower") if tells.any() else np.inf
+    low = ~tells | (level <= (1 + PLATEAU) * usual + 1e-12)
     at, level, variance = _fewer(at[low], level[low], variance[low])
     kept = np.ones(len(at), bool)
     for _ in range(4):

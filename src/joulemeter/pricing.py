@@ -48,6 +48,8 @@ _PRODUCTS = ("conv", "dwconv", "fc", "matmul", "attention", "transposed-conv", "
 _RIDGE = 0.05
 """How much weight the usual costs have beside a network's relative error of 1."""
 _FEWEST = 4
+_OVERHEAD = slice(2, 5)
+"""The terms that are time around kernels: launches, pass, weights again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +158,27 @@ def learn(predictor: Predictor, records: Sequence[Record], rules: Sequence[Rule]
         [(Kernel.from_json(kernel), float(count)) for kernel, count in r.facts["kernels"]] for r in networks
     ]
     calibrations: dict[Quantity, Calibration] = {}
-    for quantity in QUANTITIES:
+    floor = np.zeros(len(TERMS))
+    for quantity in reversed(QUANTITIES):
         target = np.array([getattr(each, quantity) for each in networks])
         known = np.isfinite(target) & (target > 0)
         if known.sum() >= _FEWEST and quantity in predictor.families:
             view = _view(records, quantity)
             table = amounts(predictor, [m for m, k in zip(made, known, strict=True) if k], quantity, view)
             names = np.array([each.family for each in networks])[known]
-            calibrations[quantity] = replace(calibrate(table, target[known], names), view=view)
+            found = calibrate(table, target[known], names, floor)
+            calibrations[quantity] = replace(found, view=view)
+            floor[_OVERHEAD] = (
+                _idle_w(networks) * np.array(found.costs)[_OVERHEAD]
+            )  # of energy, which is next
     return Pricing(predictor, calibrations, tuple(rules))
+
+
+def _idle_w(records: Sequence[Record]) -> float:
+    """The device's idle power: the median of what the records say; 0 where none says it."""
+    said = np.array([each.idle_power_w for each in records])
+    said = said[np.isfinite(said) & (said > 0)]
+    return float(np.median(said)) if len(said) else 0.0
 
 
 def _view(records: Sequence[Record], quantity: Quantity) -> float:
@@ -177,32 +191,41 @@ def _view(records: Sequence[Record], quantity: Quantity) -> float:
     return float(seen[int(np.searchsorted(passed, passed[-1] / 2))][0])
 
 
-def calibrate(table: NDArray[np.float64], target: NDArray[np.float64], names: NDArray[Any]) -> Calibration:
+def calibrate(
+    table: NDArray[np.float64],
+    target: NDArray[np.float64],
+    names: NDArray[Any],
+    floor: NDArray[np.float64] | None = None,
+) -> Calibration:
     """Costs from amounts (n, 5) and totals (n,); the spread from leaving out each of the ``names`` (n,) in
-    turn.
+    turn. No cost is below its ``floor`` (5,): what takes time takes idle power meanwhile.
     """
+    least = np.zeros(len(TERMS)) if floor is None else floor
     kinds = np.unique(names)
     error = np.full(len(target), np.nan)
     for kind in kinds if len(kinds) > 1 else ():
         held = names == kind
         error[held] = np.log(
-            np.maximum(table[held] @ _costs(table[~held], target[~held]), 1e-300) / target[held]
+            np.maximum(table[held] @ _costs(table[~held], target[~held], least), 1e-300) / target[held]
         )
     spread = float(conformal.quantile(np.abs(error))) if np.isfinite(error).any() else math.nan
-    return Calibration(tuple(float(c) for c in _costs(table, target)), spread, len(target))
+    return Calibration(tuple(float(c) for c in _costs(table, target, least)), spread, len(target))
 
 
-def _costs(table: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares of relative errors, no cost negative, drawn a little towards the usual ones."""
+def _costs(
+    table: NDArray[np.float64], target: NDArray[np.float64], floor: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Least squares of relative errors, no cost below its floor, drawn a little towards the usual ones."""
     relative = table / target[:, None]
     scale = np.maximum(np.sqrt((relative**2).mean(0)), 1e-30)
     pull = math.sqrt(_RIDGE * len(target)) * np.eye(len(TERMS))
-    wanted = np.array(_USUAL) * scale
+    wanted, least = np.array(_USUAL) * scale, floor * scale
+    left = 1 - relative @ floor
     weight = np.ones(len(target))
     solution = wanted
     for _ in range(10):  # Huber's weights: a network timed in a bad moment must not bend all others
         rows = np.vstack([relative / scale * weight[:, None], pull])
-        solution = nnls(rows, np.concatenate([weight, pull @ wanted]))[0]
+        solution = least + nnls(rows, np.concatenate([weight * left, pull @ (wanted - least)]))[0]
         miss = np.abs(relative / scale @ solution - 1)
         weight = np.sqrt(np.minimum(1.0, 0.1 / np.maximum(miss, 1e-9)))
     return np.asarray(solution / scale)

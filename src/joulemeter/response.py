@@ -11,7 +11,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from joulemeter import ages
-from joulemeter.design import Design, Response, Stretches, Windows, hats, smeared_ns
+from joulemeter.design import Design, Response, Stretches, Windows, counts, hats, smeared_ns, windows
 from joulemeter.excerpt import excerpt_of, nearby
 from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
@@ -77,6 +77,7 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
     lag_known, window_known = rail.lag_ns is not None, not gauge or rail.window_ns is not None
     if len(timeline.t_ns) < 8 or not len(occupancy):
         return [Found(told, 0.0, 0.05 * step, 0.0)]
+    counting = not gauge and counts(windows(timeline, Response(0)))
     search = _Search(timeline, occupancy, idle_w, told)
     pairs = _first_pairs(told, lag_known, window_known, step, gauge)
     if lag_known and not gauge:
@@ -91,7 +92,7 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
         ]
     least = told.lag_ns if lag_known else 0
     found = _narrowed(search, pairs, step, least, lag_known and gauge, gauge and window_known)
-    if gauge or not search.follow(timeline, occupancy):
+    if gauge or counting or not search.follow(timeline, occupancy):
         return found
     span = int(search.told.window_ns)
     pairs = [Response(lag, span) for lag in dict.fromkeys(each.lag_ns for each in pairs) if lag >= span // 2]
@@ -286,6 +287,7 @@ class _Search:
         self._noise = Noise(0.05**2, 0.1 * timeline.spacing_ns / 1e9 if self.counter else 0.005)
         self._usual = self._noise
         self._smear_ns = -1
+        self._quantum_j = windows(timeline, Response(0)).quantum_j if self.counter else 0.0
 
     def follow(self, timeline: Timeline, occupancy: Occupancy) -> bool:
         """Takes a counter's readings for those of the moments that its ticks tell, if they do."""
@@ -356,7 +358,7 @@ class _Search:
                 seconds = self._table.at(end) - self._table.at(start)
                 joules = rows.step_j / np.diff(stamps) * pair.window_ns
             linked = np.append(False, rows.known[:-1]) & self.counter
-            part = Windows(start, end, joules, linked, 0.0).take(rows.known)
+            part = Windows(start, end, joules, linked, self._quantum_j).take(rows.known)
             seconds = seconds[rows.known]
             spread = seconds * np.minimum(seconds, self._call_s)
             idle = hats(ends, (part.start_ns + part.end_ns) / 2) * part.length_s[:, None]

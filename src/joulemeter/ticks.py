@@ -94,7 +94,7 @@ class Steps:
     """What a counter showed: stamps int64 (n,); of each step between two (n − 1,) its joules above idle, the
     variance of what calls draw in it, whether it is known, and whether it showed nothing new.
 
-    ``idle_w`` is idle's power.
+    ``idle_w`` is idle's power, ``quantum_j`` the step in which it counts.
     """
 
     t_ns: Ints
@@ -103,6 +103,7 @@ class Steps:
     known: Flags
     stale: Flags
     idle_w: float
+    quantum_j: float = 0.0
 
     @property
     def whole(self) -> Flags:
@@ -363,7 +364,10 @@ def _fits(steps: Steps, shown: Floats, ticks: Ticks, part: slice) -> Floats:
     # Within a bin the energy shown goes from one edge to the other.
     grain = [np.ptp(each, axis=1) / max(bins - 1, 1) for each in (first, last)]
     passing = np.maximum(grain[0], grain[1]) / (ticks.period_ns / bins) * 1e9
-    variance = steps.variance[part] + (grain[0] ** 2 + grain[1] ** 2) / 12 + (STAMP_S * passing) ** 2 + 1e-18
+    counted = steps.quantum_j**2 / 6 + 1e-18
+    variance = (
+        steps.variance[part] + (grain[0] ** 2 + grain[1] ** 2) / 12 + (STAMP_S * passing) ** 2 + counted
+    )
     off = steps.joules[part][:, None, None] - (last[:, None, :] - first[:, :, None])
     made = np.exp(-0.5 * np.minimum(off**2 / variance[:, None, None], FAR))
     made /= np.sqrt(2 * np.pi * variance)[:, None, None]

@@ -28,18 +28,23 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="The findings as one JSON object on stdout.")
 @click.option("--strict", is_flag=True, help="End with status 5 where anything was found.")
 @click.option("--no-fit", is_flag=True, help="Leave out the gate that fits a predictor.")
-def check(*, dataset: Path, as_json: bool, strict: bool, no_fit: bool) -> None:
+@click.option(
+    "--limit", "limit_w", type=click.FloatRange(min=0, min_open=True), metavar="WATTS",
+    help="The most that the device may draw (its TDP or power limit); 20,000 W where not told.",
+)  # fmt: skip
+def check(*, dataset: Path, as_json: bool, strict: bool, no_fit: bool, limit_w: float | None) -> None:
     """Gates: units, stamps, power, repeats, duplicates, energy against work, power × time.
 
     \b
-    Example:
+    Examples:
       joulemeter dataset check kernels_cpu.csv
+      joulemeter dataset check my-machine/ --limit 65 --strict
     """
     from joulemeter import dataset_check, dataset_import
     from joulemeter.errors import DatasetError
 
     read = dataset_import.load(dataset)
-    findings = dataset_check.check(read.records, fit=not no_fit)
+    findings = dataset_check.check(read.records, not no_fit, limit_w or dataset_check.MAX_W)
     if as_json:
         found = {
             "records": len(read),

@@ -1,8 +1,9 @@
 """Keras 3: a saved ``.keras`` model, by the layers its configuration lists.
 
 Only the configuration's JSON is read: no layer is built, no lambda deserialised, no weights opened. A
-functional
-model carries the shape of everything each layer reads; a batch left open counts as one where none is given.
+functional model carries the shape of everything each layer reads, a sequential one that of its input: what a
+layer's result is follows from its settings. Sizes left open are those of the inputs given; a batch left open
+is one where none is given.
 """
 
 from __future__ import annotations
@@ -10,80 +11,58 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
-from joulemeter import layers
 from joulemeter.errors import GraphError
-from joulemeter.graphs import MAX_NODES, Shapes
-from joulemeter.kernel import DTYPE_BYTES, Kernel
+from joulemeter.graphs import MAX_NODES, Shapes, shape_of
+from joulemeter.keras_layer import Layer, Made, dtype_of, unwrapped
+from joulemeter.keras_operators import made
+from joulemeter.kernel import DTYPE_BYTES
 from joulemeter.network import Network, Node
 
 SUFFIXES = (".keras",)
 
 _MAX_JSON = 1 << 28
-_MODELS = ("Functional", "Model")
-# Activations by Keras's names; "linear" is none.
-_ACTIVATIONS = {
-    "relu": "relu", "relu6": "relu6", "sigmoid": "sigmoid", "hard_sigmoid": "hardsigmoid", "hard_silu":
-    "hswish",
-    "hard_swish": "hswish", "silu": "silu", "swish": "silu", "gelu": "gelu", "tanh": "tanh", "elu": "elu",
-    "leaky_relu": "leaky-relu",
-}  # fmt: skip
+_MAX_DEPTH = 50
+_FUNCTIONAL = ("Functional", "Model")
+_MODELS = (*_FUNCTIONAL, "Sequential")
+_ODD = (KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError, RecursionError)
+_AGAIN = "load it with Keras 3 and save it again"
 
 Shape = tuple[int, ...]
+Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """One use of a layer: its class, its settings and the shapes that it reads, images channels last."""
+class _Tensor:
+    """What a layer reads or makes: its name, its shape (None: not known) and its dtype."""
 
-    kind: str
     name: str
-    config: Mapping[str, Any]
-    inputs: tuple[Shape, ...]
-    reads: tuple[str, ...]
-    dtype: str
-
-    @property
-    def x(self) -> Shape:
-        """The first operand in the order batch × channels × space."""
-        return self.image(self.inputs[0])
-
-    def image(self, shape: Shape) -> Shape:
-        """A shape in the order batch × channels × space."""
-        first = self.config.get("data_format") == "channels_first"
-        return shape if first or len(shape) not in (4, 5) else (shape[0], shape[-1], *shape[1:-1])
-
-    def pair(self, name: str, otherwise: int = 1) -> list[int]:
-        """A setting with a number for each space dimension."""
-        value = self.config.get(name)
-        dims = len(self.inputs[0]) - 2
-        if value is None:
-            return [otherwise] * dims
-        return [int(value)] * dims if isinstance(value, int) else [int(each) for each in value]
-
-    def activated(self, out: Shape) -> list[Kernel]:
-        """The layer's own activation of its result."""
-        return _activate(str(self.config.get("activation", "linear")), out, self.dtype)
+    shape: Shape | None
+    dtype: str = "float32"
 
 
 def read(target: str, shapes: Shapes) -> Network:
-    """The network in the ``.keras`` file ``target``. Raises GraphError where it is torn or not functional."""
-    config = _config(target)
-    batch = next((shape[0] for shape in shapes.values()), 1)
+    """The network in the ``.keras`` file ``target``. Raises GraphError where it is torn, a model of a class
+    of one's own, or leaves sizes open that ``shapes`` do not give.
+    """
+    model = _model(target)
     try:
-        nodes = list(_nodes(target, config, "", batch))
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+        inputs = _inputs(target, model, shapes)
+        reader = _Reader(target)
+        reader.model(model, "", [_Tensor(name, shape) for name, shape in inputs.items()], 0)
+    except CycleError as error:
+        raise GraphError(f"{target}: its layers go round in a circle", _AGAIN) from error
+    except _ODD as error:
         fact = f"{target}: its configuration is not as Keras 3 writes it ({error!r})"
-        raise GraphError(fact, "load it with Keras 3 and save it again") from error
-    if len(nodes) > MAX_NODES:
-        raise GraphError(f"{target}: has {len(nodes)} nodes, more than {MAX_NODES}", "save a part of it")
-    return Network(target, "keras", tuple(nodes), _inputs(config, batch))
+        raise GraphError(fact, _AGAIN) from error
+    return Network(target, "keras", tuple(reader.nodes), inputs)
 
 
-def _config(target: str) -> dict[str, Any]:
+def _model(target: str) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(target) as archive:
             info = archive.getinfo("config.json")
@@ -95,40 +74,164 @@ def _config(target: str) -> dict[str, Any]:
         raise GraphError(f"{target}: is torn or no .keras file ({error})", "save it again") from error
     if not isinstance(data, dict) or data.get("class_name") not in _MODELS:
         kind = data.get("class_name") if isinstance(data, dict) else "nothing"
-        remedy = "keras.Model(model.inputs, model.outputs).save(…)"
-        raise GraphError(f"{target}: is a {kind}, which lists no shapes; a functional model does", remedy)
+        fact = f"{target}: is a {kind}, which does not list its layers; functional and sequential models do"
+        raise GraphError(fact, "keras.Model(inputs, model(inputs)).save(…)")
     return data
 
 
-def _inputs(config: Mapping[str, Any], batch: int) -> dict[str, Shape]:
-    inputs = [each for each in config["config"]["layers"] if each["class_name"] == "InputLayer"]
-    return {each["name"]: _closed(each["config"]["batch_shape"], batch, each["name"]) for each in inputs}
+# ── inputs ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _closed(shape: Sequence[int | None], batch: int, name: str) -> Shape:
-    """A shape with its open batch filled in; any other open size is refused."""
-    if any(size is None for size in shape[1:]):
-        raise GraphError(
-            f"layer {name}: a size of {tuple(shape)} is left open", "save it with every size but the batch"
+def _inputs(target: str, model: Mapping[str, Any], shapes: Shapes) -> dict[str, Shape]:
+    """The shape of each input: what was given where the file agrees, else the file's."""
+    found = {}
+    for i, (name, told) in enumerate(_told(model)):
+        given = shape_of(name, i == 0, shapes)
+        batch = given[0] if given else next((shape[0] for shape in shapes.values()), 1)
+        if given is not None and (told is None or _fits(given, told)):
+            found[name] = given
+        elif told is None or None in told[1:]:
+            sizes = "any size" if told is None else f"{tuple(told)}, None for what is open"
+            sample = ",".join(str(size or 128) for size in [1, *(told or (1, 28, 28, 1))[1:]])
+            raise GraphError(f"{target}: input {name} may be of {sizes}", f"--input {name}={sample}")
+        else:
+            found[name] = _closed(told, batch)
+    return found
+
+
+def _told(model: Mapping[str, Any]) -> Iterator[tuple[str, Sequence[int | None] | None]]:
+    """Each input in the model's order and the sizes that the file has for it; None where it has none."""
+    config = model["config"]
+    inputs = {_name(each): unwrapped(each["config"]["batch_shape"]) for each in config["layers"]
+              if each["class_name"] == "InputLayer"}  # fmt: skip
+    if model["class_name"] != "Sequential":
+        yield from ((name, inputs[name]) for name, _, _ in _histories(config["input_layers"]))
+    elif inputs:
+        yield from inputs.items()
+    else:
+        built = (
+            config.get("build_input_shape"),
+            (config["layers"][0].get("build_config") or {}).get("input_shape"),
         )
-    return tuple(batch if size is None else int(size) for size in shape)
+        yield "input", next((unwrapped(each) for each in built if each), None)
 
 
-def _nodes(target: str, model: Mapping[str, Any], prefix: str, batch: int) -> Iterator[Node]:
-    for layer in model["config"]["layers"]:
-        if layer["class_name"] == "InputLayer":
-            continue
-        name = f"{prefix}{layer['name']}"
+def _fits(shape: Shape, told: Sequence[int | None]) -> bool:
+    return len(shape) == len(told) and all(m is None or n == m for n, m in zip(shape, told, strict=True))
+
+
+def _closed(told: Sequence[int | None], batch: int) -> Shape:
+    first, *others = told
+    return (batch if first is None else int(first), *(int(size) for size in others if size is not None))
+
+
+# ── layers ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Reader:
+    """Models turned into nodes, one inside the other."""
+
+    def __init__(self, target: str) -> None:
+        self.target, self.nodes, self.used = target, list[Node](), 0
+
+    def model(
+        self, model: Mapping[str, Any], prefix: str, inputs: Sequence[_Tensor], depth: int
+    ) -> list[_Tensor]:
+        """The nodes of a model that reads ``inputs``; its results."""
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"models within models {_MAX_DEPTH} deep")
+        if model["class_name"] == "Sequential":
+            return [self._sequential(model, prefix, inputs[0], depth)]
+        return self._functional(model, prefix, inputs, depth)
+
+    def _sequential(self, model: Mapping[str, Any], prefix: str, x: _Tensor, depth: int) -> _Tensor:
+        for layer in model["config"]["layers"]:
+            if layer["class_name"] == "InputLayer":
+                continue
+            if (
+                x.shape is None
+            ):  # after a layer nobody has a formula for, the next that was built says what it reads
+                told = (layer.get("build_config") or {}).get("input_shape")
+                x = _Tensor(x.name, _known(None, told, 1) if told else None, x.dtype)
+            x = self._use(layer, f"{prefix}{_name(layer)}", [x], depth)[0]
+        return x
+
+    def _functional(
+        self, model: Mapping[str, Any], prefix: str, inputs: Sequence[_Tensor], depth: int
+    ) -> list[_Tensor]:
+        """Layers in an order in which each has what it reads; one that is used again runs again."""
+        config = model["config"]
+        uses = {(str(layer["name"]), i): (layer, use) for layer in config["layers"]
+                for i, use in enumerate(layer["inbound_nodes"])}  # fmt: skip
+        values: dict[tuple[str, int], list[_Tensor]] = {}
+        for (name, node, _), given in zip(_histories(config["input_layers"]), inputs, strict=True):
+            values[name, node] = [given]
+        order: TopologicalSorter[Key] = TopologicalSorter()
+        for key, (_, use) in uses.items():
+            order.add(key, *(_history(each)[:2] for each in _tensors([use["args"], use["kwargs"]])))
+        batch = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+        for key in order.static_order():
+            if key in values:
+                continue
+            layer, use = uses[key]
+            reads = [_read(each, values, batch) for each in _tensors([use["args"], use["kwargs"]])]
+            again = f":{key[1]}" if key[1] else ""
+            values[key] = self._use(layer, f"{prefix}{key[0]}{again}", reads, depth)
+        return [_at(values, *each) for each in _histories(config["output_layers"])]
+
+    def _use(self, layer: Mapping[str, Any], name: str, reads: list[_Tensor], depth: int) -> list[_Tensor]:
+        """The nodes of one layer at one place; its results. Models count too: a few within each other, each
+        used twice, would be a million.
+        """
+        self.used += 1
+        if self.used > MAX_NODES:
+            raise GraphError(f"{self.target}: uses more than {MAX_NODES} layers", "save a part of it")
         if layer["class_name"] in _MODELS:
-            yield from _nodes(target, layer, f"{name}.", batch)
-            continue
-        for use in layer["inbound_nodes"]:
-            tensors = list(_tensors([use["args"], use["kwargs"]]))
-            inputs = tuple(_closed(each["shape"], batch, name) for each in tensors)
-            reads = tuple(f"{prefix}{each['keras_history'][0]}" for each in tensors)
-            yield from _layer_nodes(
-                _Layer(layer["class_name"], name, layer["config"], inputs, reads, _dtype(layer))
-            )
+            return self.model(layer, f"{name}.", reads, depth + 1)
+        dtype = dtype_of(layer["config"], reads[0].dtype if reads else "float32")
+        known = tuple(each.shape for each in reads if each.shape is not None)
+        sources = tuple(each.name for each in reads)
+        whole = len(known) == len(reads)
+        found = made(Layer(layer["class_name"], layer["config"], known, dtype)) if whole else Made(None, None)
+        if found.kernels is None:
+            # What it writes is not in the file: as much as it reads is the best guess of its bytes.
+            width = DTYPE_BYTES.get(dtype, math.nan)
+            moved = 2 * width * math.fsum(math.prod(each) for each in known) if whole else math.nan
+            reason = "no formula for it" if whole else "the shape of what it reads is not known"
+            if dtype not in DTYPE_BYTES:
+                reason = f"no formula for numbers of {dtype}"
+            self.nodes.append(Node(None, layer["class_name"], name, name, sources, (name,), moved, reason))
+        for i, kernel in enumerate(found.kernels or ()):
+            writes = (name,) if i == len(found.kernels or ()) - 1 else (f"{name}+{i}",)
+            self.nodes.append(Node(kernel, layer["class_name"], name, name, sources, writes))
+            sources = writes
+        return [_Tensor(name, found.out, dtype)]
+
+
+def _name(layer: Mapping[str, Any]) -> str:
+    return str(layer.get("name") or layer["config"]["name"])
+
+
+def _read(told: Mapping[str, Any], values: Mapping[Key, Sequence[_Tensor]], batch: int) -> _Tensor:
+    """A tensor among a call's arguments; its shape follows from what was read, else the file has it."""
+    held = _at(values, *_history(told))
+    return _Tensor(held.name, _known(held.shape, told["shape"], batch), str(told.get("dtype") or held.dtype))
+
+
+def _at(values: Mapping[Key, Sequence[_Tensor]], name: str, node: int, place: int) -> _Tensor:
+    """A result of a layer; of any but its first only the file knows the shape."""
+    held = values[name, node]
+    return held[place] if place < len(held) else _Tensor(held[0].name, None)
+
+
+def _known(follows: Shape | None, told: Any, batch: int) -> Shape | None:
+    """A shape that follows from a layer's settings where the file's sizes agree with it; else the file's,
+    where it leaves no size open but the batch.
+    """
+    sizes = unwrapped(told)
+    if follows is not None and _fits(follows[1:], sizes[1:]):
+        return follows
+    return None if None in sizes[1:] else _closed(sizes, follows[0] if follows else batch)
 
 
 def _tensors(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -140,226 +243,15 @@ def _tensors(value: Any) -> Iterator[Mapping[str, Any]]:
             yield from _tensors(each)
 
 
-def _dtype(layer: Mapping[str, Any]) -> str:
-    policy = layer["config"].get("dtype")
-    name = policy["config"]["name"] if isinstance(policy, Mapping) else policy
-    return {"mixed_float16": "float16", "mixed_bfloat16": "bfloat16"}.get(str(name), str(name or "float32"))
+def _history(tensor: Mapping[str, Any]) -> tuple[str, int, int]:
+    name, node, place = tensor["keras_history"]
+    return str(name), int(node), int(place)
 
 
-def _layer_nodes(layer: _Layer) -> Iterator[Node]:
-    handler = _TABLE.get(layer.kind)
-    if handler is None or not layer.inputs:
-        moved = math.fsum(math.prod(each) * DTYPE_BYTES.get(layer.dtype, math.nan) for each in layer.inputs)
-        # What it writes is not in the file: as much as it reads is the best guess of its bytes.
-        yield Node(
-            None,
-            layer.kind,
-            layer.name,
-            layer.name,
-            layer.reads,
-            (layer.name,),
-            2 * moved,
-            "no formula for it",
-        )
-        return
-    made = list(handler(layer))
-    reads = layer.reads
-    for i, kernel in enumerate(made):
-        writes = (layer.name,) if i == len(made) - 1 else (f"{layer.name}+{i}",)
-        yield Node(kernel, layer.kind, layer.name, layer.name, reads, writes)
-        reads = writes
-
-
-Handler = Callable[[_Layer], Sequence[Kernel]]
-
-
-def _activate(name: str, out: Shape, dtype: str) -> list[Kernel]:
-    if name == "linear":
-        return []
-    if name in ("softmax", "log_softmax"):
-        return [layers.softmax(out, -1, dtype)]
-    family = _ACTIVATIONS.get(name)
-    return (
-        [layers.activation(family, out, False, dtype)]
-        if family
-        else [layers.elementwise(out, 1, name, dtype)]
-    )
-
-
-def _windows(
-    layer: _Layer, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
-) -> tuple[list[int], Shape]:
-    """The padding along each axis, and the size of the result."""
-    space = layer.x[2:]
-    pads = [0] * len(space)
-    if layer.config.get("padding") == "same":
-        pads = [
-            layers.same_padding(n, k, s, d) for n, k, s, d in zip(space, size, stride, dilation, strict=True)
-        ]
-        return pads, tuple(-(-n // s) for n, s in zip(space, stride, strict=True))
-    whole = zip(space, size, stride, dilation, strict=True)
-    return pads, tuple((n - d * (k - 1) - 1) // s + 1 for n, k, s, d in whole)
-
-
-def _conv(layer: _Layer) -> Sequence[Kernel]:
-    size, stride, dilation = layer.pair("kernel_size"), layer.pair("strides"), layer.pair("dilation_rate")
-    depthwise = layer.kind.startswith("Depthwise")
-    x = layer.x
-    groups = x[1] if depthwise else int(layer.config.get("groups", 1))
-    out = x[1] * int(layer.config.get("depth_multiplier", 1)) if depthwise else int(layer.config["filters"])
-    pads, space = _windows(layer, size, stride, dilation)
-    weight = (out, x[1] // groups, *size)
-    bias = bool(layer.config.get("use_bias", True))
-    made = layers.convolution(x, weight, stride, pads, dilation, groups, bias, layer.dtype)
-    return [made, *layer.activated((x[0], out, *space))]
-
-
-def _transposed(layer: _Layer) -> Sequence[Kernel]:
-    size, stride = layer.pair("kernel_size"), layer.pair("strides")
-    out, x = int(layer.config["filters"]), layer.x
-    same = layer.config.get("padding") == "same"
-    # "same": n·s results, so that (n − 1)s + k − 2p + extra = n·s.
-    pads = [max(0, -(-(k - s) // 2)) if same else 0 for k, s in zip(size, stride, strict=True)]
-    extra = [max(0, 2 * p - k + s) if same else 0 for p, k, s in zip(pads, size, stride, strict=True)]
-    bias = bool(layer.config.get("use_bias", True))
-    return [layers.transposed_convolution(x, (x[1], out, *size), stride, pads, extra, 1, bias, layer.dtype)]
-
-
-def _dense(layer: _Layer) -> Sequence[Kernel]:
-    x, units = layer.inputs[0], int(layer.config["units"])
-    bias = bool(layer.config.get("use_bias", True))
-    made = layers.fully_connected(math.prod(x[:-1]), x[-1], units, bias, layer.dtype)
-    return [made, *layer.activated((*x[:-1], units))]
-
-
-def _batch_norm(layer: _Layer) -> Sequence[Kernel]:
-    return [layers.batch_norm(layer.x if len(layer.x) > 3 else (*layer.x, 1, 1)[:4], layer.dtype)]
-
-
-def _layer_norm(layer: _Layer) -> Sequence[Kernel]:
-    x = layer.inputs[0]
-    return [layers.row_norm("rmsnorm" if "RMS" in layer.kind else "layernorm", x, x[-1], layer.dtype)]
-
-
-def _activation(layer: _Layer) -> Sequence[Kernel]:
-    return _activate(str(layer.config["activation"]), layer.x, layer.dtype) or [layers.view(layer.dtype)]
-
-
-def _relu(layer: _Layer) -> Sequence[Kernel]:
-    return [
-        layers.activation(
-            "relu6" if layer.config.get("max_value") == 6 else "relu", layer.x, False, layer.dtype
-        )
-    ]
-
-
-def _softmax(layer: _Layer) -> Sequence[Kernel]:
-    return [layers.softmax(layer.inputs[0], -1, layer.dtype)]
-
-
-def _merged(family: str) -> Handler:
-    def made(layer: _Layer) -> Sequence[Kernel]:
-        """Each operand after the first is merged in turn."""
-        first, *others = (layer.image(each) for each in layer.inputs)
-        return [layers.binary(family, first, other, False, layer.dtype) for other in others]
-
-    return made
-
-
-def _concat(layer: _Layer) -> Sequence[Kernel]:
-    axis = int(layer.config.get("axis", -1))
-    rank = len(layer.inputs[0])
-    if rank in (4, 5) and axis % rank == rank - 1:
-        return [layers.concat([layer.image(each) for each in layer.inputs], 1, layer.dtype)]
-    return [layers.concat(layer.inputs, axis, layer.dtype)]
-
-
-def _pool(kind: str) -> Handler:
-    def made(layer: _Layer) -> Sequence[Kernel]:
-        """A window over the image, as the layer's configuration says."""
-        size = layer.pair("pool_size", 2)
-        stride = layer.pair("strides") if layer.config.get("strides") else size
-        pads, _ = _windows(layer, size, stride, [1] * len(size))
-        return [layers.pool(kind, layer.x, size, stride, pads, False, layer.dtype)]
-
-    return made
-
-
-def _global_pool(layer: _Layer) -> Sequence[Kernel]:
-    return [layers.global_pool(layer.x, layer.dtype)]
-
-
-def _attention(layer: _Layer) -> Sequence[Kernel]:
-    """MultiHeadAttention: four projections around the attention."""
-    n, length, width = layer.inputs[0]
-    keys = layer.inputs[1][1]
-    heads, each = int(layer.config["num_heads"]), int(layer.config["key_dim"])
-    value = int(layer.config.get("value_dim") or each)
-    bias = bool(layer.config.get("use_bias", True))
-    rows = (
-        (n * length, width, heads * each),
-        (n * keys, width, heads * each),
-        (n * keys, width, heads * value),
-    )
-    projections = [layers.fully_connected(*row, bias, layer.dtype) for row in rows]
-    inner = layers.attention((n, heads, length, each), (n, heads, keys, each), layer.dtype)
-    return [*projections, inner, layers.fully_connected(n * length, heads * value, width, bias, layer.dtype)]
-
-
-def _embedding(layer: _Layer) -> Sequence[Kernel]:
-    entries, width = int(layer.config["input_dim"]), int(layer.config["output_dim"])
-    return [layers.embedding(math.prod(layer.inputs[0]), entries, width, layer.dtype)]
-
-
-def _recurrent(family: str) -> Handler:
-    def made(layer: _Layer) -> Sequence[Kernel]:
-        """One layer over all steps of the sequence."""
-        n, steps, features = layer.inputs[0]
-        return [layers.recurrent(family, steps, n, features, int(layer.config["units"]), layer.dtype)]
-
-    return made
-
-
-def _resize(layer: _Layer) -> Sequence[Kernel]:
-    size = [n * k for n, k in zip(layer.x[2:], layer.pair("size", 2), strict=True)]
-    return [layers.resize(layer.x, size, str(layer.config.get("interpolation", "nearest")), layer.dtype)]
-
-
-def _view(layer: _Layer) -> Sequence[Kernel]:
-    return [layers.view(layer.dtype)]
-
-
-def _copy(layer: _Layer) -> Sequence[Kernel]:
-    return [layers.plain_copy(layer.inputs[0], layer.dtype)]
-
-
-def _elementwise(layer: _Layer) -> Sequence[Kernel]:
-    return [layers.elementwise(layer.inputs[0], 1, layer.kind.lower(), layer.dtype)]
-
-
-_BY_HANDLER: tuple[tuple[str, Handler], ...] = (
-    ("Conv1D Conv2D Conv3D DepthwiseConv1D DepthwiseConv2D", _conv),
-    ("Conv2DTranspose", _transposed),
-    ("Dense", _dense),
-    ("BatchNormalization", _batch_norm),
-    ("LayerNormalization RMSNormalization", _layer_norm),
-    ("Activation", _activation),
-    ("ReLU", _relu),
-    ("Softmax", _softmax),
-    ("Add", _merged("add")),
-    ("Multiply", _merged("mul")),
-    ("Subtract", _merged("sub")),
-    ("Concatenate", _concat),
-    ("MaxPooling2D", _pool("maxpool")),
-    ("AveragePooling2D", _pool("avgpool")),
-    ("GlobalAveragePooling2D GlobalMaxPooling2D", _global_pool),
-    ("MultiHeadAttention", _attention),
-    ("Embedding", _embedding),
-    ("LSTM", _recurrent("lstm")),
-    ("GRU", _recurrent("gru")),
-    ("UpSampling2D", _resize),
-    ("Flatten Reshape Dropout SpatialDropout2D GaussianNoise Identity", _view),
-    ("ZeroPadding2D Cropping2D Permute", _copy),
-    ("Rescaling Normalization LeakyReLU ELU PReLU", _elementwise),
-)
-_TABLE: dict[str, Handler] = {name: handler for names, handler in _BY_HANDLER for name in names.split()}
+def _histories(value: Any) -> Iterator[tuple[str, int, int]]:
+    """Every ``[layer, node, tensor]`` in a model's list of its inputs or results, however nested."""
+    if isinstance(value, list) and len(value) == 3 and isinstance(value[0], str):
+        yield _history({"keras_history": value})
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _histories(each)
