@@ -43,7 +43,7 @@ COUNTED = 60
 RESTLESS = 0.1
 """The share of steps of such a counter that at least differ from the one before."""
 
-COUNTS = 0.3
+COUNTS = 0.15
 """The part of a usual row from which on a counter's quantum, and not its ticks, says what a reading shows."""
 
 
