@@ -4,10 +4,13 @@ import json
 import math
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from joulemeter import graphs, kernels
 from joulemeter.errors import GraphError
@@ -110,6 +113,46 @@ def test_after_a_layer_nobody_knows_the_next_is_named_too_unless_the_file_knows_
     ]  # fmt: skip
     (kernel,) = network.kernels
     assert kernel.dimension("in_features") == 9
+
+
+def test_a_window_larger_than_its_image_is_one_line(tmp_path: Path) -> None:
+    window = layer("MaxPooling2D", "p", tensor((None, 4, 4, 3), "x"), pool_size=[9, 9])
+    path = saved(tmp_path / "m.keras", [image(None, 4, 4, 3), window])
+    with pytest.raises(
+        GraphError, match=r"a MaxPooling2D of \(1, 4, 4, 3\) would leave \(1, 0, 0, 3\).* Try: "
+    ):
+        graphs.read(path)
+
+
+@given(noise=st.recursive(
+    st.none() | st.integers(-5, 70) | st.sampled_from(["x", "c", "Conv2D", "Sequential", "same", "relu"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(
+        ["class_name", "config", "layers", "name", "shape", "keras_history", "args", "items", "filters"]), inner, max_size=3),
+    max_leaves=6,
+), at=st.integers(0, 40))  # fmt: skip
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_where_in_a_configuration_it_is_read_or_refused(
+    tmp_path: Path, noise: object, at: int
+) -> None:
+    """Every value of a sound file in turn is replaced by nonsense."""
+    path = by_hand(tmp_path / "m.keras")
+    with zipfile.ZipFile(path) as archive:
+        data = json.loads(archive.read("config.json"))
+    places: list[tuple[Any, Any]] = []
+
+    def walk(value: Any) -> None:
+        keys = value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+        for key in keys:
+            places.append((value, key))
+            walk(value[key])
+
+    walk(data)
+    holder, key = places[at * (len(places) - 1) // 40]
+    holder[key] = noise
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(data))
+    with suppress(GraphError):
+        graphs.read(path)
 
 
 def test_a_number_added_is_a_kernel_too(tmp_path: Path) -> None:

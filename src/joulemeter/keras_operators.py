@@ -22,6 +22,8 @@ def made(layer: Layer) -> Made:
     if handler is None or not layer.inputs:
         return Made(None, None)
     found = handler(layer)
+    if found.out is not None and min(found.out, default=1) < 1:
+        raise ValueError(f"a {layer.kind} of {layer.inputs[0]} would leave {found.out}")
     return found if layer.dtype in DTYPE_BYTES else Made(None, found.out)
 
 
