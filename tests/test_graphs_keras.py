@@ -333,3 +333,46 @@ def test_the_table_names_only_what_keras_has(keras: Any) -> None:
     places = (keras.layers, convnext, inception_resnet_v2, core, maths, nn, numpy)
     unknown = {name for name in TABLE if not any(hasattr(place, name) for place in places)}
     assert unknown <= {"GroupedQueryAttention"}
+
+
+def as_tflite(model: Any, path: Path) -> str:
+    tensorflow = pytest.importorskip("tensorflow")
+    path.write_bytes(tensorflow.lite.TFLiteConverter.from_keras_model(model).convert())
+    return str(path)
+
+
+def test_tensorflows_own_tflite_file_of_a_model_is_the_same_work(keras: Any, tmp_path: Path) -> None:
+    """Normalisations that no convolution takes up are products and sums by a number a channel: 5 pixels across
+    and 12 channels, of which a reader that took the last for a width would make 12 across.
+    """
+    make = keras.layers
+    x = keras.Input((5, 5, 12))
+    y = make.ReLU()(make.BatchNormalization()(x))
+    y = make.Conv2D(6, 3, padding="same")(y)
+    y = make.Flatten()(y)
+    model = keras.Model(x, make.Dense(4)(y))
+    model.save(tmp_path / "m.keras")
+    read = graphs.read(as_tflite(model, tmp_path / "m.tflite"))
+    assert read.unpriced == {}
+    assert macs(read) == macs(graphs.read(str(tmp_path / "m.keras")))
+    scaled = [each for each in read.kernels if each.family in ("mul", "add") and "channels" in each.shape]
+    assert scaled
+    for each in scaled:
+        assert each.dimension("outer") * each.dimension("channels") * each.dimension("inner") in (300, 12)
+
+
+def test_a_tflite_file_whose_sizes_were_left_open_is_refused_and_read_once_they_are_not(
+    keras: Any, tmp_path: Path
+) -> None:
+    """A layer on every pixel is converted to a reshape that counts them when it runs: in the file it has one."""
+
+    def dense(**sizes: Any) -> Any:
+        x = keras.Input(**sizes)
+        return keras.Model(x, keras.layers.Dense(8)(x))
+
+    with pytest.raises(
+        GraphError, match=r"\(RESHAPE\) makes \(1, 1\) of \(1, 6, 6, 5\): sizes were left open"
+    ):
+        graphs.read(as_tflite(dense(shape=(6, 6, 5)), tmp_path / "open.tflite"))
+    closed = graphs.read(as_tflite(dense(batch_shape=(1, 6, 6, 5)), tmp_path / "closed.tflite"))
+    assert macs(closed) == 36 * 5 * 8

@@ -236,7 +236,8 @@ def _merged(family: str) -> Handler:
 
 def _in_turn(family: str, layer: Layer) -> tuple[list[Kernel], Shape]:
     """Each operand after the first is merged in turn; where there is none it is a number."""
-    out, *others = (layer.image(each) for each in layer.inputs)
+    rank = max(len(each) for each in layer.inputs)
+    out, *others = (layer.image((*[1] * (rank - len(each)), *each)) for each in layer.inputs)
     kernels = []
     for other in others or [()]:
         kernels.append(_two(family, out, other, layer.dtype))

@@ -32,21 +32,15 @@ _TYPES = {
 # BuiltinOperator; those not here are named by their number.
 _NAMES = {
     0: "ADD", 1: "AVERAGE_POOL_2D", 2: "CONCATENATION", 3: "CONV_2D", 4: "DEPTHWISE_CONV_2D",
-    5: "DEPTH_TO_SPACE",
-    6: "DEQUANTIZE", 7: "EMBEDDING_LOOKUP", 8: "FLOOR", 9: "FULLY_CONNECTED", 14: "LOGISTIC",
-    17: "MAX_POOL_2D",
-    18: "MUL", 19: "RELU", 20: "RELU_N1_TO_1", 21: "RELU6", 22: "RESHAPE", 23: "RESIZE_BILINEAR",
-    25: "SOFTMAX",
-    26: "SPACE_TO_DEPTH", 28: "TANH", 34: "PAD", 36: "GATHER", 39: "TRANSPOSE", 40: "MEAN", 41: "SUB",
-    42: "DIV",
-    43: "SQUEEZE", 45: "STRIDED_SLICE", 47: "EXP", 49: "SPLIT", 50: "LOG_SOFTMAX", 53: "CAST", 54: "PRELU",
-    55: "MAXIMUM", 56: "ARG_MAX", 57: "MINIMUM", 58: "LESS", 59: "NEG", 60: "PADV2", 61: "GREATER",
-    62: "GREATER_EQUAL", 63: "LESS_EQUAL", 64: "SELECT", 65: "SLICE", 66: "SIN", 67: "TRANSPOSE_CONV",
-    69: "TILE",
-    70: "EXPAND_DIMS", 71: "EQUAL", 72: "NOT_EQUAL", 73: "LOG", 74: "SUM", 75: "SQRT", 76: "RSQRT",
-    77: "SHAPE",
-    78: "POW", 82: "REDUCE_MAX", 83: "PACK", 88: "UNPACK", 92: "SQUARE", 94: "FILL",
-    97: "RESIZE_NEAREST_NEIGHBOR",
+    5: "DEPTH_TO_SPACE", 6: "DEQUANTIZE", 7: "EMBEDDING_LOOKUP", 8: "FLOOR", 9: "FULLY_CONNECTED",
+    14: "LOGISTIC", 17: "MAX_POOL_2D", 18: "MUL", 19: "RELU", 20: "RELU_N1_TO_1", 21: "RELU6", 22: "RESHAPE",
+    23: "RESIZE_BILINEAR", 25: "SOFTMAX", 26: "SPACE_TO_DEPTH", 28: "TANH", 34: "PAD", 36: "GATHER",
+    39: "TRANSPOSE", 40: "MEAN", 41: "SUB", 42: "DIV", 43: "SQUEEZE", 45: "STRIDED_SLICE", 47: "EXP",
+    49: "SPLIT", 50: "LOG_SOFTMAX", 53: "CAST", 54: "PRELU", 55: "MAXIMUM", 56: "ARG_MAX", 57: "MINIMUM",
+    58: "LESS", 59: "NEG", 60: "PADV2", 61: "GREATER", 62: "GREATER_EQUAL", 63: "LESS_EQUAL", 64: "SELECT",
+    65: "SLICE", 66: "SIN", 67: "TRANSPOSE_CONV", 69: "TILE", 70: "EXPAND_DIMS", 71: "EQUAL", 72: "NOT_EQUAL",
+    73: "LOG", 74: "SUM", 75: "SQRT", 76: "RSQRT", 77: "SHAPE", 78: "POW", 81: "REDUCE_PROD",
+    82: "REDUCE_MAX", 83: "PACK", 88: "UNPACK", 92: "SQUARE", 94: "FILL", 97: "RESIZE_NEAREST_NEIGHBOR",
     98: "LEAKY_RELU", 99: "SQUARED_DIFFERENCE", 101: "ABS", 102: "SPLIT_V", 114: "QUANTIZE", 116: "ROUND",
     117: "HARD_SWISH", 118: "IF", 119: "WHILE", 123: "SELECT_V2", 126: "BATCH_MATMUL", 128: "CUMSUM",
     130: "BROADCAST_TO", 132: "CONV_3D", 150: "GELU",
@@ -272,6 +266,10 @@ def _nodes(target: str, op: _Op, written: set[int], names: Mapping[int, str]) ->
     written.update(op.out_ids)
     if op.absorbed:
         return []
+    if op.kind == "RESHAPE" and math.prod(op.inputs[0].shape) != math.prod(op.outputs[0].shape):
+        was, made = op.inputs[0].shape, op.outputs[0].shape
+        fact = f"{target}: operator {op.index} (RESHAPE) makes {made} of {was}: sizes were left open"
+        raise GraphError(fact, "convert it for a fixed batch, as of keras.Input(batch_shape=(1, …))")
     label = op.outputs[0].name if op.outputs else f"{op.kind} {op.index}"
     module = ".".join(label.split(";")[-1].split("/")[:-1])
     reads = tuple(names.get(i, str(i)) for i in op.ids if i >= 0)
@@ -281,13 +279,13 @@ def _nodes(target: str, op: _Op, written: set[int], names: Mapping[int, str]) ->
         moved = math.fsum(each.bytes for each in (*op.inputs, *op.outputs))
         return [Node(None, op.kind, label, module, reads, writes, moved, "no formula for this operator")]
     try:
-        made = handler(op)
-    except ValueError as error:
+        kernels = handler(op)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
         fact = f"{target}: operator {op.index} ({op.kind}): its shapes do not fit together: {error}"
         raise GraphError(fact, "convert it again") from error
     nodes = []
-    for i, kernel in enumerate(made):
-        result = writes if i == len(made) - 1 else (f"{op.out_ids[0]}+{i}",)
+    for i, kernel in enumerate(kernels):
+        result = writes if i == len(kernels) - 1 else (f"{op.out_ids[0]}+{i}",)
         nodes.append(Node(kernel, op.kind, label, module, reads, result))
         reads = result
     return nodes
@@ -367,7 +365,9 @@ def _matmul(op: _Op) -> Sequence[Kernel]:
 def _binary(family: str) -> Handler:
     def made(op: _Op) -> Sequence[Kernel]:
         """Two operands, and the activation fused into them."""
-        x, other = (common(each.shape) for each in op.inputs[:2])
+        shapes = [each.shape for each in op.inputs[:2]]
+        rank = max(len(each) for each in shapes)
+        x, other = (common((*[1] * (rank - len(each)), *each)) for each in shapes)
         return [layers.binary(family, x, other, False, op.dtype), *op.fused(0)]
 
     return made
@@ -411,6 +411,14 @@ def _concat(op: _Op) -> Sequence[Kernel]:
     axis = op.option(0) % max(rank, 1)
     order = {0: 0, rank - 1: 1}.get(axis, axis + 1) if rank in (4, 5) else axis
     return [layers.concat([common(each.shape) for each in op.inputs], order, op.dtype), *op.fused(1)]
+
+
+def _pack(op: _Op) -> Sequence[Kernel]:
+    """Parts joined along a new axis; single numbers too."""
+    rank = len(op.inputs[0].shape) + 1
+    axis = op.option(1) % rank
+    parts = [(*each.shape[:axis], 1, *each.shape[axis:]) for each in op.inputs]
+    return [layers.concat(parts, axis, op.dtype)]
 
 
 def _split(op: _Op) -> Sequence[Kernel]:
@@ -473,23 +481,18 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("GELU", _gelu),
     ("MAX_POOL_2D", _pool("maxpool")),
     ("AVERAGE_POOL_2D", _pool("avgpool")),
-    ("MEAN SUM REDUCE_MAX ARG_MAX", _reduction),
+    ("MEAN SUM REDUCE_MAX REDUCE_PROD ARG_MAX", _reduction),
     ("SOFTMAX LOG_SOFTMAX", _softmax),
-    ("CONCATENATION PACK", _concat),
+    ("CONCATENATION", _concat),
+    ("PACK", _pack),
     ("SPLIT SPLIT_V UNPACK", _split),
     ("TRANSPOSE", _transpose),
     ("RESHAPE SQUEEZE EXPAND_DIMS SHAPE", _view),
-    (
-        "PAD PADV2 STRIDED_SLICE SLICE CAST TILE BROADCAST_TO DEPTH_TO_SPACE SPACE_TO_DEPTH QUANTIZE "
-        "DEQUANTIZE FILL",
-        _copy,
-    ),
-    (
-        "EXP LOG SQRT RSQRT SQUARE POW NEG ABS SIN FLOOR ROUND MAXIMUM MINIMUM LESS GREATER GREATER_EQUAL "
-        "LESS_EQUAL "
-        "EQUAL NOT_EQUAL SELECT SELECT_V2 SQUARED_DIFFERENCE PRELU RELU_N1_TO_1 CUMSUM",
-        _elementwise,
-    ),
+    ("PAD PADV2 STRIDED_SLICE SLICE CAST TILE BROADCAST_TO DEPTH_TO_SPACE SPACE_TO_DEPTH", _copy),
+    ("QUANTIZE DEQUANTIZE FILL", _copy),
+    ("EXP LOG SQRT RSQRT SQUARE POW NEG ABS SIN FLOOR ROUND MAXIMUM MINIMUM LESS GREATER", _elementwise),
+    ("GREATER_EQUAL LESS_EQUAL EQUAL NOT_EQUAL SELECT SELECT_V2 SQUARED_DIFFERENCE PRELU", _elementwise),
+    ("RELU_N1_TO_1 CUMSUM", _elementwise),
     ("GATHER", _gather),
     ("EMBEDDING_LOOKUP", _lookup),
     ("RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR", _resize),
