@@ -377,6 +377,63 @@ def test_onnx_runtimes_own_graph_shows_what_it_fuses(tmp_path: Path) -> None:
     assert macs(found) == macs(plain)
 
 
+def sized_on_the_way(*before: object, target: str = "target") -> "onnx.ModelProto":
+    """x (1, 6, 4) into a reshape whose target the nodes ``before`` compute, and on into a product."""
+    graph = helper.make_graph(
+        [
+            *before,
+            helper.make_node("Reshape", ["x", target], ["rows"]),
+            helper.make_node("MatMul", ["rows", "w"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            helper.make_tensor("w", TensorProto.FLOAT, [8, 5], [0.0] * 40),
+            helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+            helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+            helper.make_tensor("eight", TensorProto.INT64, [1], [8]),
+            helper.make_tensor("huge", TensorProto.INT64, [3], [10**6] * 3),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def test_sizes_that_a_graph_computes_are_worked_out_with_their_consumers() -> None:
+    """As PaddlePaddle exports it: the shape through 32 bits and back, its product over what is left."""
+    node = helper.make_node
+    model = sized_on_the_way(
+        node("Shape", ["x"], ["shape"]),
+        node("Cast", ["shape"], ["short"], to=TensorProto.INT32),
+        node("ReduceProd", ["short"], ["count"], keepdims=1),
+        node("Cast", ["count"], ["long"], to=TensorProto.INT64),
+        node("Div", ["long", "eight"], ["left"]),
+        node("Concat", ["left", "eight"], ["target"], axis=0),
+    )
+    network = onnx_reader.from_model(model, "m", {"": (3, 6, 4)})
+    assert network.unpriced == {}
+    (product,) = [each for each in network.kernels if each.family in ("fc", "matmul")]
+    assert kernels.multiply_adds(product) == 9 * 8 * 5
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        [helper.make_node("ConstantOfShape", ["huge"], ["target"])],
+        [helper.make_node("Expand", ["one", "huge"], ["target"])],
+        [helper.make_node("Range", ["zero", "huge", "zero"], ["target"])],
+        [helper.make_node("Gather", ["zero", "eight"], ["target"])],
+        [helper.make_node("Div", ["one", "zero"], ["target"])],
+        [helper.make_node("Concat", ["one", "eight"], ["target"])],
+        [helper.make_node("Slice", ["one"], ["target"])],
+    ],
+)
+def test_sizes_that_cannot_be_worked_out_are_left_to_be_named(before: list[object]) -> None:
+    with suppress(GraphError):
+        network = onnx_reader.from_model(sized_on_the_way(*before), "m", {"": (3, 6, 4)})
+        assert "MatMul" in network.unpriced or "Reshape" in network.unpriced
+
+
 # ── TFLite ───────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -33,6 +33,7 @@ WORLD = {
     "aten",
     "traced",
     "onnx_operators",
+    "onnx_folding",
     "keras_layer",
     "keras_images",
     "keras_operators",

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from joulemeter import subnormal
+from joulemeter import onnx_folding, subnormal
 from joulemeter.errors import GraphError
 from joulemeter.graphs import MAX_NODES, Shapes, shape_of
 from joulemeter.kernel import DTYPE_BYTES, Kernel
@@ -29,6 +29,8 @@ _SMALL = 4096
 _FEW = 16
 """Constants of up to so many numbers may be axes, sizes or bounds."""
 _TEXT = 8
+_ROUNDS = 20
+"""Behind a reshape whose sizes are computed more shapes are known, and so more sizes."""
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 _QUANTISED = (
     "QLinearConv",
@@ -83,6 +85,11 @@ def from_model(model: Any, name: str, shapes: Shapes | None = None) -> Network:
     weights = _strip(model)
     fixed = _fixed_inputs(model, name, shapes or {}, weights)
     seen = _inferred(model, name, weights)
+    for _ in range(_ROUNDS):
+        shapes_seen = {each: shape for each, (shape, _) in seen.items()}
+        if None not in shapes_seen.values() or not onnx_folding.fold(model, shapes_seen):
+            break
+        seen = _inferred(model, name, weights)
     values = _small_values(model)
     reader = _Reader(name, seen, values, frozenset(weights))
     nodes: list[Node] = []
@@ -252,7 +259,10 @@ def _inferred(model: Any, name: str, weights: Mapping[str, Shape]) -> dict[str, 
         raise GraphError(
             f"{name}: its shapes do not fit together: {str(error).splitlines()[0][:200]}", _OTHER_SIZES
         ) from error
-    found: dict[str, tuple[Shape | None, str]] = {}
+    found: dict[str, tuple[Shape | None, str]] = {
+        each.name: (tuple(each.dims), _DTYPES.get(each.data_type, "float32"))
+        for each in model.graph.initializer
+    }
     for each in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         kind = each.type.tensor_type
         dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
