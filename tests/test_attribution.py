@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,24 @@ def test_twins_as_long_as_what_one_age_stands_for_are_not_told_apart(monkeypatch
     made = _outcome_of(monkeypatch, "twins back to back", "RAPL at 1 ms", 1504)
     assert made.held == made.sites
     assert made.joint < 0.01
+
+
+def test_windows_that_overlap_do_not_take_idle_ten_times_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mean over a second, ten times a second, with hardly a quiet second: 7 W between what quiet stretches and
+    what the work's readings say of idle took all energy from the sites, as each second lies in ten windows.
+    """
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "benchmarks"))
+    import machines
+
+    rng = np.random.default_rng([7101, zlib.crc32(b"u two threadsg w1000 r100")])
+    made = machines.PROGRAMS["two threads"](rng, 20.0)
+    lag_ns = rng.uniform(0, 50) * MS
+    read = machines.gauge(rng, made, period_ns=100 * MS, window_ns=1000 * MS, lag_ns=lag_ns, quantum_w=0.001,
+                          noise=0.003, told=bool(rng.random() < 0.5))  # fmt: skip
+    ledger = attribute([read.timeline], made.sites, made.spans)
+    ledger.check()
+    rail = ledger.rails[0]
+    assert rail.attributed_j > 0.8 * (rail.attributed_j + rail.unattributed_j)
 
 
 def test_a_fixed_loop_under_a_slow_meter_is_unresolved_rather_than_wrong() -> None:

@@ -274,7 +274,7 @@ def _fitted(
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     spread = energies(sums, found, seconds, left)
     factor = _misfit(made, sums, found, at, noise, extra) * _few(sums, found)
-    rested, by_knot = _rested(idle, found, factor), _by_knot(made, len(idle.mean_w))
+    rested, by_knot = _rested(idle, found, factor), _by_knot(made, seconds, len(idle.mean_w))
     spread = replace(spread, covariance=spread.covariance * factor)
     spread = _with_idle(spread, by_knot, rested, found, factor)
     return _Fit(
@@ -319,10 +319,14 @@ def _with_idle(
     return Energies(mean, spread.covariance + unseen)
 
 
-def _by_knot(made: Design, knots: int) -> Floats:
-    """Each column's seconds beside each idle knot (c, k)."""
+def _by_knot(made: Design, seconds: Floats, knots: int) -> Floats:
+    """Each column's seconds beside each idle knot (c, k): no more than its ``seconds`` (c,), which windows
+    that overlap hold several times.
+    """
     share = made.idle[:, :knots] / made.windows.length_s[:, None]
-    return np.asarray(made.seconds.T @ share)
+    beside = np.asarray(made.seconds.T @ share)
+    held = np.maximum(beside.sum(axis=1), 1e-300)
+    return np.asarray(beside * np.minimum(seconds / held, 1.0)[:, None])
 
 
 def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
