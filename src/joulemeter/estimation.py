@@ -320,13 +320,13 @@ def _with_idle(
 
 
 def _by_knot(made: Design, seconds: Floats, knots: int) -> Floats:
-    """Each column's seconds beside each idle knot (c, k): no more than its ``seconds`` (c,), which windows
-    that overlap hold several times.
+    """Each column's ``seconds`` (c,) beside each idle knot (c, k), parted as those the rows hold: several
+    times each where windows overlap, a part of them where a meter sees a part of the time.
     """
     share = made.idle[:, :knots] / made.windows.length_s[:, None]
     beside = np.asarray(made.seconds.T @ share)
-    held = np.maximum(beside.sum(axis=1), 1e-300)
-    return np.asarray(beside * np.minimum(seconds / held, 1.0)[:, None])
+    held = beside.sum(axis=1)
+    return np.asarray(beside * np.where(held > 1e-9, seconds / np.maximum(held, 1e-9), 1.0)[:, None])
 
 
 def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
