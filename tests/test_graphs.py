@@ -416,6 +416,13 @@ def test_sizes_that_a_graph_computes_are_worked_out_with_their_consumers() -> No
     assert kernels.multiply_adds(product) == 9 * 8 * 5
 
 
+def test_constants_with_fewer_numbers_than_they_say_are_no_sizes() -> None:
+    model = sized_on_the_way(helper.make_node("Concat", ["torn", "eight"], ["target"], axis=0))
+    model.graph.initializer.append(onnx.TensorProto(name="torn", data_type=7, dims=[1], raw_data=b"abc"))
+    with suppress(GraphError):
+        assert "Reshape" in onnx_reader.from_model(model, "m", {"": (3, 6, 4)}).unpriced
+
+
 @pytest.mark.parametrize(
     "before",
     [

@@ -134,7 +134,7 @@ def test_a_window_larger_than_its_image_is_one_line(tmp_path: Path) -> None:
 def test_whatever_stands_where_in_a_configuration_it_is_read_or_refused(
     tmp_path: Path, noise: object, at: int
 ) -> None:
-    """Every value of a sound file in turn is replaced by nonsense."""
+    """Every value of a sound file in turn is replaced by nonsense: what is read then has no work below nothing."""
     path = by_hand(tmp_path / "m.keras")
     with zipfile.ZipFile(path) as archive:
         data = json.loads(archive.read("config.json"))
@@ -151,7 +151,20 @@ def test_whatever_stands_where_in_a_configuration_it_is_read_or_refused(
     holder[key] = noise
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("config.json", json.dumps(data))
+    works = []
     with suppress(GraphError):
+        works = [kernels.work(each) for each in graphs.read(path).kernels]
+    assert all(min(work.flops, work.read_bytes, work.write_bytes) >= 0 for work in works)
+
+
+@pytest.mark.parametrize("odd", [{"kernel_size": 0}, {"strides": -1}, {"dilation_rate": 0}, {"filters": -8}])
+def test_a_size_that_is_none_is_refused(tmp_path: Path, odd: dict[str, int]) -> None:
+    sizes = {"filters": 8, "kernel_size": 3, "strides": 1, "dilation_rate": 1, "padding": "same", **odd}
+    path = saved(
+        tmp_path / "m.keras",
+        [image(None, 9, 9, 3), layer("Conv2D", "c", tensor((None, 9, 9, 3), "x"), **sizes)],
+    )
+    with pytest.raises(GraphError, match=r"not as Keras 3 writes it.* Try: "):
         graphs.read(path)
 
 

@@ -13,7 +13,9 @@ from joulemeter.kernel import Kernel
 def _windows(
     layer: Layer, size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> tuple[list[int], Shape]:
-    """The padding along each axis, and the size of the result."""
+    """The padding along each axis, and the size of the result. Raises ValueError where a size is no size."""
+    if min(*size, *stride, *dilation) < 1:
+        raise ValueError(f"a window of {size} by steps of {stride}, {dilation} apart")
     space = layer.x[2:]
     axes = list(zip(space, size, stride, dilation, strict=True))
     # "causal" looks back only: as many results as "same" has, all of the padding before the first.
@@ -71,6 +73,8 @@ def transposed(layer: Layer) -> Made:
 
 
 def pool(kind: str) -> Handler:
+    """The handler of a ``maxpool`` or ``avgpool``, in one to three dimensions."""
+
     def pooled(layer: Layer) -> Made:
         """A window over the image, as the layer's configuration says."""
         x, size = layer.x, layer.pair("pool_size", 2)
@@ -113,8 +117,10 @@ def _to_size(layer: Layer, space: list[int]) -> Made:
 
 
 def padded(sign: int) -> Handler:
+    """The handler of a border that is added (+1) or cut off (−1)."""
+
     def copied(layer: Layer) -> Made:
-        """A border added (+1) or cut off (−1): every number that is left is written anew."""
+        """Every number that is left is written anew."""
         x = layer.x
         value = layer.config["padding" if sign > 0 else "cropping"]
         each = [value] * (len(x) - 2) if isinstance(value, int) else unwrapped(value)

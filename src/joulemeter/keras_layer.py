@@ -106,6 +106,7 @@ def named(activation: Any) -> str:
 
 
 def activate(name: str, out: Shape, dtype: str) -> list[Kernel]:
+    """The kernel of an activation, by Keras's name of it, on a result of shape ``out``; none of "linear"."""
     if name == "linear":
         return []
     if name in ("softmax", "log_softmax"):

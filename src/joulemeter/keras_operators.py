@@ -24,6 +24,9 @@ def made(layer: Layer) -> Made:
     found = handler(layer)
     if found.out is not None and min(found.out, default=1) < 1:
         raise ValueError(f"a {layer.kind} of {layer.inputs[0]} would leave {found.out}")
+    sizes = (size for each in found.kernels or () for size in each.shape.values() if isinstance(size, int))
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"a {layer.kind} of a size below nothing")
     return found if layer.dtype in DTYPE_BYTES else Made(None, found.out)
 
 

@@ -78,8 +78,8 @@ def fold(model: Any, shapes: Mapping[str, Shape | None]) -> bool:
     from onnx import numpy_helper
 
     graph = model.graph
-    known: Values = {each.name: numpy_helper.to_array(each) for each in graph.initializer
-                     if not each.external_data and math.prod(each.dims) <= MOST}  # fmt: skip
+    held = ((each.name, array_of(each)) for each in graph.initializer)
+    known: Values = {name: values for name, values in held if values is not None}
     handed_out = {each.name for each in graph.output}
     kept: list[Any] = []
     made: list[Any] = []
@@ -106,7 +106,7 @@ def _value(node: Any, known: Values, shapes: Mapping[str, Shape | None], opset: 
     """The constant that ``node`` makes; None where it depends on the data or would be large."""
     if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
         return None
-    if node.op_type == "Shape":
+    if node.op_type == "Shape" and node.input:
         return _shape_of(node, shapes.get(node.input[0]))
     if node.op_type == "Constant":
         return _constant(node)
@@ -130,16 +130,26 @@ def _shape_of(node: Any, shape: Shape | None) -> Any:
 
 
 def _constant(node: Any) -> Any:
-    from onnx import numpy_helper
-
     for each in node.attribute:
-        if each.name == "value" and math.prod(each.t.dims) <= MOST and not each.t.external_data:
-            return numpy_helper.to_array(each.t)
+        if each.name == "value":
+            return array_of(each.t)
         if each.name == "value_int":
             return np.array(each.i, np.int64)
         if each.name == "value_ints" and len(each.ints) <= MOST:
             return np.array(each.ints, np.int64)
     return None
+
+
+def array_of(tensor: Any) -> Any:
+    """A tensor's numbers; None where they are many, elsewhere, or fewer than its sizes say."""
+    from onnx import numpy_helper
+
+    if tensor.external_data or math.prod(tensor.dims) > MOST:
+        return None
+    try:
+        return numpy_helper.to_array(tensor)
+    except _ODD:
+        return None
 
 
 def _computed(node: Any, known: Values, opset: Any) -> Any:

@@ -77,7 +77,6 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
     lag_known, window_known = rail.lag_ns is not None, not gauge or rail.window_ns is not None
     if len(timeline.t_ns) < 8 or not len(occupancy):
         return [Found(told, 0.0, 0.05 * step, 0.0)]
-    counting = not gauge and counts(windows(timeline, Response(0)))
     search = _Search(timeline, occupancy, idle_w, told)
     pairs = _first_pairs(told, lag_known, window_known, step, gauge)
     if lag_known and not gauge:
@@ -92,7 +91,7 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
         ]
     least = told.lag_ns if lag_known else 0
     found = _narrowed(search, pairs, step, least, lag_known and gauge, gauge and window_known)
-    if gauge or counting or not search.follow(timeline, occupancy):
+    if gauge or search.counting or not search.follow(timeline, occupancy):
         return found
     span = int(search.told.window_ns)
     pairs = [Response(lag, span) for lag in dict.fromkeys(each.lag_ns for each in pairs) if lag >= span // 2]
@@ -287,7 +286,8 @@ class _Search:
         self._noise = Noise(0.05**2, 0.1 * timeline.spacing_ns / 1e9 if self.counter else 0.005)
         self._usual = self._noise
         self._smear_ns = -1
-        self._quantum_j = windows(timeline, Response(0)).quantum_j if self.counter else 0.0
+        rows = windows(timeline, Response(0))
+        self.counting, self._quantum_j = counts(rows), rows.quantum_j if self.counter else 0.0
 
     def follow(self, timeline: Timeline, occupancy: Occupancy) -> bool:
         """Takes a counter's readings for those of the moments that its ticks tell, if they do."""

@@ -27,8 +27,7 @@ SUFFIXES = (".keras",)
 
 _MAX_JSON = 1 << 28
 _MAX_DEPTH = 50
-_FUNCTIONAL = ("Functional", "Model")
-_MODELS = (*_FUNCTIONAL, "Sequential")
+_MODELS = ("Functional", "Model", "Sequential")
 _ODD = (KeyError, TypeError, IndexError, AttributeError, ValueError, ArithmeticError, RecursionError)
 _AGAIN = "load it with Keras 3 and save it again"
 

@@ -317,19 +317,19 @@ def _replace(node: Any) -> None:
 
 
 def _small_values(model: Any) -> dict[str, list[float]]:
-    """The numbers of constants that say an axis, a size or a bound, wherever they stand."""
-    from onnx import numpy_helper
-
+    """The numbers of constants that say an axis, a size or a bound, wherever they stand; not those of torn
+    ones.
+    """
     constants = {each.name: each for each in model.graph.initializer}
     for node in model.graph.node:
         for each in node.attribute if node.op_type == "Constant" else ():
             if each.name == "value":
                 constants[node.output[0]] = each.t
-    return {
-        name: [float(n) for n in numpy_helper.to_array(each).reshape(-1)]
-        for name, each in constants.items()
-        if math.prod(each.dims) <= _FEW and each.data_type != _TEXT and not each.external_data
-    }
+    few = (
+        each for each in constants.items() if math.prod(each[1].dims) <= _FEW and each[1].data_type != _TEXT
+    )
+    held = {name: onnx_folding.array_of(each) for name, each in few}
+    return {name: [float(n) for n in each.reshape(-1)] for name, each in held.items() if each is not None}
 
 
 def _masks(model: Any) -> dict[str, float]:
