@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 FORWARD = sorted(name for name in kernels.families() if not name.endswith("-backward"))
 ON_ONNX = sorted({"conv", "dwconv-relu", "conv-bn-relu", "fc", "fc-gelu", "maxpool", "avgpool", "global-avgpool", "relu"}
                  | {"hswish", "gelu", "add", "mul", "bn", "layernorm", "concat", "split", "copy", "channelshuffle", "se"}
-                 | {"softmax", "reduction", "embedding", "rotary", "lstm", "gru", "resize", "matmul", "attention"})  # fmt: skip
+                 | {"softmax", "reduction", "embedding", "rotary", "lstm", "gru", "rnn", "sort", "resize", "matmul", "attention"})  # fmt: skip
 
 
 def small(name: str, seed: int) -> Kernel:
@@ -107,6 +107,14 @@ TABLE = [
     (Kernel("embedding", {"tokens": 5, "entries": 100, "width": 8}), 0, 5 * 8 + 40 * 4, 40 * 4, 800),
     # one step of 4 gates: 4·3·(2 + 3) products.
     (Kernel("lstm", {"steps": 1, "in_features": 2, "hidden": 3}), 60, 4 * (2 + 24 + 36 + 12 + 12), 4 * 3, 84),
+    # the same with one gate.
+    (Kernel("rnn", {"steps": 1, "in_features": 2, "hidden": 3}), 15, 4 * (2 + 6 + 9 + 3 + 3), 4 * 3, 21),
+    # 8 real numbers to 5 complex ones, and back; 3 rows of 8 complex ones.
+    (Kernel("fft", {"rows": 1, "points": 8}), 0, 4 * 8, 4 * 10, 0),
+    (Kernel("fft", {"rows": 1, "points": 8, "kind": "inverse-real"}), 0, 4 * 10, 4 * 8, 0),
+    (Kernel("fft", {"rows": 3, "points": 8, "kind": "complex"}), 0, 4 * 48, 4 * 48, 0),
+    # the 2 largest of 16, 3 times: values of 4 bytes and places of 8.
+    (Kernel("sort", {"rows": 3, "columns": 16, "kept": 2}), 0, 4 * 48, (4 + 8) * 6, 0),
 ]  # fmt: skip
 
 
@@ -145,6 +153,14 @@ def test_the_published_sixteen_and_more_are_there() -> None:
     published = "conv-bn-relu dwconv-bn-relu fc global-avgpool maxpool avgpool relu hswish bn bn-relu add add-relu concat split se channelshuffle"
     more = "matmul attention layernorm rmsnorm groupnorm softmax gelu silu swiglu embedding rotary lstm gru resize reduction copy sgd adam transposed-conv"
     assert set(published.split()) | set(more.split()) <= set(kernels.families())
+
+
+def test_a_transform_and_a_sort_take_their_points_times_their_logarithm() -> None:
+    kinds = ("complex", "real")
+    flops = [kernels.work(Kernel("fft", {"rows": 2, "points": 8, "kind": kind})).flops for kind in kinds]
+    assert flops == [5 * 2 * 8 * 3, 5 * 2 * 8 * 3 / 2]
+    assert kernels.work(Kernel("sort", {"rows": 2, "columns": 16})).flops == 2 * 16 * 4
+    assert kernels.work(Kernel("sort", {"rows": 2, "columns": 16, "kept": 4})).flops == 2 * 16 * 2
 
 
 def test_an_unknown_family_is_refused_with_those_there_are() -> None:

@@ -31,6 +31,7 @@ WORLD = {
     "_powercap",
     "layers",
     "aten",
+    "aten_products",
     "traced",
     "onnx_operators",
     "onnx_folding",

@@ -7,163 +7,38 @@ copies are kernels too. Names of arguments are those of the operators' schemas (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
+from joulemeter import aten_products as products
 from joulemeter import layers
-from joulemeter.kernel import Kernel
+from joulemeter.aten_products import Handler, Made
+from joulemeter.errors import GraphError
 from joulemeter.network import Node
 from joulemeter.traced import Call, Tensor, viewable
 
-Made = Sequence[Kernel]
-Handler = Callable[[Call], Made]
 
-
-def nodes(call: Call) -> list[Node]:
-    """The nodes of one call: none for bookkeeping, one without a kernel where nobody has a formula."""
+def nodes(call: Call, network: str = "") -> list[Node]:
+    """The nodes of one call: none for bookkeeping, one without a kernel where nobody has a formula. Raises
+    GraphError where it is control flow."""
+    if call.operator in _CONTROL:
+        raise GraphError(
+            f"{network}: '{call.name}' is control flow ({call.operator}): how often it runs is not in the "
+            "graph",
+            "export the branch or the unrolled loop that runs",
+        )
     bare = call.operator.rstrip("_") if not call.operator.startswith("_") else call.operator
-    if bare in _BOOKKEEPING or call.operator in _BOOKKEEPING:
+    full = f"{call.namespace}.{call.operator}"
+    if bare in _BOOKKEEPING or call.operator in _BOOKKEEPING or not (call.tensors or call.results):
         return []
     reads = tuple(each.name for each in call.tensors)
     writes = tuple(each.name for each in call.results)
-    handler = _TABLE.get(bare) if call.namespace == "aten" else None
+    handler = _TABLE.get(bare) if call.namespace == "aten" else _OTHERS.get(full)
     if handler is None or not call.results:
         moved = math.fsum(each.bytes for each in (*call.tensors, *call.results))
         why = "no formula for this operator"
-        return [
-            Node(None, f"{call.namespace}.{call.operator}", call.name, call.module, reads, writes, moved, why)
-        ]
+        return [Node(None, full, call.name, call.module, reads, writes, moved, why)]
     made = list(handler(call))
-    full = f"{call.namespace}.{call.operator}"
     copies = [Node(kernel, f"{full} (copy)", call.name, call.module) for kernel in made[:-1]]
     return [*copies, *(Node(kernel, full, call.name, call.module, reads, writes) for kernel in made[-1:])]
-
-
-def _copies(tensor: Tensor) -> list[Kernel]:
-    """The copy PyTorch makes of an operand that does not lie row-major."""
-    if tensor.contiguous:
-        return []
-    return [layers.permuted_copy(tensor.shape, tensor.strides, tensor.dtype)]
-
-
-def _list(value: Any, length: int) -> list[int]:
-    values = [int(each) for each in value] if isinstance(value, Sequence) else [int(value)]
-    return values * length if len(values) == 1 else values
-
-
-def _conv(call: Call) -> Made:
-    x, w = call.arguments["input"], call.arguments["weight"]
-    dims = len(x.shape) - 2
-    stride, dilation = (_list(call.get(name, 1), dims) for name in ("stride", "dilation"))
-    padding = call.get("padding", 0)
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(dilation, w.shape[2:], strict=True)]
-        padding = [each // 2 if padding == "same" else 0 for each in reach]
-    bias = call.get("bias") is not None
-    groups = int(call.get("groups", 1))
-    if call.get("transposed", False):
-        return _transposed(call)
-    pads = _list(padding, dims)
-    return [layers.convolution(x.shape, w.shape, stride, pads, dilation, groups, bias, x.dtype, x.layout)]
-
-
-def _transposed(call: Call) -> Made:
-    x, w = call.arguments["input"], call.arguments["weight"]
-    shape, weight = [list(each.shape) for each in (x, w)]
-    stride, padding, extra = (
-        _list(call.get(n, o), len(shape) - 2)
-        for n, o in (("stride", 1), ("padding", 0), ("output_padding", 0))
-    )
-    if len(shape) == 3:
-        shape, weight = [*shape[:2], 1, shape[2]], [*weight[:2], 1, weight[2]]
-        stride, padding, extra = [1, *stride], [0, *padding], [0, *extra]
-    bias = call.get("bias") is not None
-    return [
-        layers.transposed_convolution(
-            shape, weight, stride, padding, extra, int(call.get("groups", 1)), bias, x.dtype
-        )
-    ]
-
-
-def _linear(call: Call) -> Made:
-    x, w = call.arguments["input"], call.arguments["weight"]
-    rows = math.prod(x.shape[:-1])
-    made = layers.fully_connected(rows, w.shape[-1], w.shape[0], call.get("bias") is not None, x.dtype)
-    return [*_copies(x), made]
-
-
-def _addmm(call: Call) -> Made:
-    a, b = call.arguments["mat1"], call.arguments["mat2"]
-    return [
-        *_copies(a),
-        layers.fully_connected(a.shape[0], b.shape[0], b.shape[1], True, a.dtype, in_out=True),
-    ]
-
-
-def _matmul(call: Call) -> Made:
-    a, b = call.first, call.get("other") or call.get("mat2")
-    if b.constant and len(b.shape) == 2:
-        in_out = b.contiguous
-        rows, (c_in, c_out) = math.prod(a.shape[:-1]), b.shape
-        return [*_copies(a), layers.fully_connected(rows, c_in, c_out, False, a.dtype, in_out=in_out)]
-    transposed = len(b.shape) > 1 and b.strides[-1] != 1
-    copies = [copy for each in (a, b) for copy in _copies(each) if len(each.shape) > 3]
-    return [*copies, layers.product(a.shape, b.shape, a.dtype, transposed and not len(b.shape) > 3)]
-
-
-def _einsum(call: Call) -> Made:
-    """Two operands: letters in both and in the result count products, those only in both are summed over."""
-    left, _, result = str(call.arguments["equation"]).replace(" ", "").partition("->")
-    letters = left.split(",")
-    if len(letters) != 2 or "." in left:
-        return [layers.elementwise(call.results[0].shape, len(call.tensors), "einsum")]
-    a, b = letters
-    size = {
-        c: n
-        for names, x in zip(letters, call.tensors, strict=True)
-        for c, n in zip(names, x.shape, strict=True)
-    }
-    both = [c for c in a if c in b]
-    count = math.prod(size[c] for c in both if c in result)
-    inner = math.prod(size[c] for c in both if c not in result)
-    rows = math.prod(size[c] for c in a if c not in b)
-    columns = math.prod(size[c] for c in b if c not in a)
-    copies = [copy for each in call.tensors for copy in _copies(each)]
-    return [*copies, layers.product((count, rows, inner), (count, inner, columns), call.first.dtype)]
-
-
-def _attention(call: Call) -> Made:
-    q, k = call.arguments["query"], call.arguments["key"]
-    causal, mask = bool(call.get("is_causal", False)), call.get("attn_mask") is not None
-    return [layers.attention(q.shape, k.shape, q.dtype, causal, mask)]
-
-
-def _fast_attention(call: Call) -> Made:
-    """``nn.MultiheadAttention`` in one call: the projections are there, whatever it is called."""
-    q, heads = call.arguments["query"], int(call.get("num_head", call.get("num_heads", 1)))
-    n, length, width = q.shape
-    inside = (n, heads, length, width // heads)
-    return [
-        layers.fully_connected(n * length, width, 3 * width, True, q.dtype),
-        layers.attention(inside, inside, q.dtype),
-        layers.fully_connected(n * length, width, width, True, q.dtype),
-    ]
-
-
-def _fast_encoder(call: Call) -> Made:
-    """``nn.TransformerEncoderLayer`` in one call."""
-    x, heads = call.arguments["src"], int(call.get("num_heads", 1))
-    n, length, width = x.shape
-    hidden = call.arguments["ffn_weight_1"].shape[0]
-    inside, rows = (n, heads, length, width // heads), n * length
-    norm, add = layers.row_norm("layernorm", x.shape, width), layers.binary("add", x.shape, x.shape)
-    act = layers.activation("gelu" if call.get("use_gelu", False) else "relu", (rows, hidden))
-    one, two = (
-        layers.fully_connected(rows, width, hidden, True),
-        layers.fully_connected(rows, hidden, width, True),
-    )
-    project = layers.fully_connected(rows, width, 3 * width, True), layers.attention(inside, inside)
-    return [*project, layers.fully_connected(rows, width, width, True), add, norm, one, act, two, add, norm]
 
 
 def _batch_norm(call: Call) -> Made:
@@ -194,7 +69,10 @@ def _row_norm(family: str) -> Handler:
     def made(call: Call) -> Made:
         """A norm of rows over the sizes that it is told."""
         features = math.prod(call.arguments["normalized_shape"])
-        return [*_copies(call.first), layers.row_norm(family, call.first.shape, features, call.first.dtype)]
+        return [
+            *products.copies(call.first),
+            layers.row_norm(family, call.first.shape, features, call.first.dtype),
+        ]
 
     return made
 
@@ -243,9 +121,9 @@ def _pool(kind: str) -> Handler:
         """A window over the image, as its arguments say."""
         x = call.first
         dims = len(x.shape) - 2
-        window = _list(call.arguments["kernel_size"], dims)
-        stride = _list(call.get("stride") or window, dims)
-        padding = _list(call.get("padding", 0), dims)
+        window = products.sizes(call.arguments["kernel_size"], dims)
+        stride = products.sizes(call.get("stride") or window, dims)
+        padding = products.sizes(call.get("padding", 0), dims)
         shape = x.shape
         if dims == 1:
             shape, window, stride, padding = (
@@ -286,7 +164,7 @@ def _softmax(call: Call) -> Made:
 def _reduction(call: Call) -> Made:
     x, results = call.first, math.prod(call.results[0].shape)
     dims = call.get("dim", [])
-    dims = [d % len(x.shape) for d in _list(dims, 1)] if x.shape else []
+    dims = [d % len(x.shape) for d in products.sizes(dims, 1)] if x.shape else []
     if call.operator == "mean" and len(x.shape) == 4 and sorted(dims) == [2, 3]:
         return [layers.global_pool(x.shape, x.dtype, x.layout)]
     inner = bool(dims) and max(dims) == len(x.shape) - 1
@@ -313,11 +191,11 @@ def _reshape(call: Call) -> Made:
 
 
 def _contiguous(call: Call) -> Made:
-    return _copies(call.first) or [layers.view(call.first.dtype)]
+    return products.copies(call.first) or [layers.view(call.first.dtype)]
 
 
 def _clone(call: Call) -> Made:
-    return _copies(call.first) or [layers.plain_copy(call.first.shape, call.first.dtype)]
+    return products.copies(call.first) or [layers.plain_copy(call.first.shape, call.first.dtype)]
 
 
 def _to(call: Call) -> Made:
@@ -344,43 +222,96 @@ def _index(call: Call) -> Made:
 
 
 def _resize(call: Call) -> Made:
-    x, out = call.first, call.results[0].shape
+    """A line or a volume counts as an image of as many numbers."""
+    x, (shape, out) = call.first, (_as_image(each) for each in (call.first.shape, call.results[0].shape))
     mode = "nearest" if "nearest" in call.operator else "bilinear"
-    return [layers.resize(x.shape, out[2:], mode, x.dtype)]
+    return [layers.resize(shape, out[2:], mode, x.dtype)]
 
 
-def _recurrent(family: str) -> Handler:
-    gates = {"lstm": 4, "gru": 3}[family]
+def _as_image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (*shape[:2], math.prod(shape[2:-1]), shape[-1]) if len(shape) > 2 else (*shape, 1, 1)
 
-    def made(call: Call) -> Made:
-        """Each layer and direction is a kernel of its own."""
-        x, weights = call.arguments["input"], [w for w in call.arguments["params"] if len(w.shape) == 2]
-        batch_first = bool(call.get("batch_first", False))
-        batch, steps = x.shape[:2] if batch_first else (x.shape[1], x.shape[0])
-        inputs = weights[0::2]
-        return [
-            layers.recurrent(family, steps, batch, w.shape[1], w.shape[0] // gates, x.dtype) for w in inputs
-        ]
 
-    return made
+def _sampled(call: Call) -> Made:
+    """Pixels read off between others: at the places of a grid, or of boxes."""
+    x, out = _as_image(call.first.shape), _as_image(call.results[0].shape)
+    rows = out[2] * out[0] // max(x[0], 1)
+    return [layers.resize(x, (max(rows, 1), out[3]), "bilinear", call.first.dtype)]
+
+
+def _sort(call: Call) -> Made:
+    x = call.first
+    dim = call.get("dim", -1)
+    kept = call.results[0].shape[dim] if call.operator == "topk" and x.shape else 0
+    return [layers.sort(x.shape, int(dim), int(kept), x.dtype)]
+
+
+def _fourier(call: Call) -> Made:
+    """One transform for each axis; a real one is the last of them."""
+    x, result = call.first, call.results[0]
+    dims = call.get("dim")
+    if dims is None:
+        dims = [-1] if call.operator.rstrip("n2") == call.operator else list(range(-2, 0))
+    dims = products.sizes(dims, 1)
+    kind = "inverse-real" if "irfft" in call.operator or call.operator == "_fft_c2r" else "complex"
+    if not x.dtype.startswith("complex"):
+        kind = "real"
+    wide = result.shape if kind == "inverse-real" else x.shape
+    dtype = "float32"
+    return [layers.fft(wide, dim, kind if dim == dims[-1] else "complex", dtype) for dim in dims]
+
+
+def _loss(call: Call) -> Made:
+    x = call.first
+    scores = (
+        [layers.softmax(x.shape, min(1, len(x.shape) - 1), x.dtype)]
+        if "entropy_loss" in call.operator
+        else []
+    )
+    return [*scores, layers.reduction(x.shape, math.prod(call.results[0].shape), x.dtype)]
+
+
+def _weight_norm(call: Call) -> Made:
+    v, g = call.tensors[:2]
+    return [
+        layers.reduction(v.shape, max(math.prod(g.shape), 1), v.dtype),
+        layers.binary("mul", v.shape, g.shape, False, v.dtype),
+    ]
+
+
+def _bag(call: Call) -> Made:
+    table, tokens = call.tensors[:2]
+    rows = math.prod(tokens.shape)
+    width = math.prod(table.shape[1:])
+    return [
+        layers.embedding(rows, table.shape[0], width, table.dtype),
+        layers.reduction((rows, width), math.prod(call.results[0].shape), table.dtype, outer=True),
+    ]
 
 
 _BOOKKEEPING = frozenset((
     "_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_size", "sym_numel", "sym_stride",
     "sym_constrain_range", "sym_constrain_range_for_size", "getitem", "item", "lift_fresh_copy", "lift_fresh",
-    "detach", "_local_scalar_dense",
+    "detach", "_local_scalar_dense", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided",
+    "empty_permuted", "sym_is_contiguous", "_check",
 ))  # fmt: skip
+_CONTROL = ("cond", "while_loop", "map_impl", "scan", "associative_scan")
 
 _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
-    ("conv1d conv2d conv3d convolution", _conv),
-    ("conv_transpose1d conv_transpose2d", _transposed),
-    ("linear", _linear),
-    ("addmm", _addmm),
-    ("matmul mm bmm", _matmul),
-    ("einsum", _einsum),
-    ("scaled_dot_product_attention", _attention),
-    ("_native_multi_head_attention", _fast_attention),
-    ("_transformer_encoder_layer_fwd", _fast_encoder),
+    ("conv1d conv2d conv3d convolution", products.conv),
+    ("conv_transpose1d conv_transpose2d conv_transpose3d", products.transposed),
+    ("linear", products.linear),
+    ("addmm", products.addmm),
+    ("matmul mm bmm", products.matmul),
+    ("einsum", products.einsum),
+    ("baddbmm addbmm", products.batched_addmm),
+    ("mv dot vdot addmv", products.vector),
+    ("_grouped_mm grouped_mm", products.grouped),
+    ("bilinear", products.bilinear),
+    ("cdist _cdist_forward", products.distances),
+    ("scaled_dot_product_attention", products.attention),
+    ("_native_multi_head_attention", products.fast_attention),
+    ("_transformer_encoder_layer_fwd", products.fast_encoder),
     ("batch_norm _native_batch_norm_legit_no_training native_batch_norm", _batch_norm),
     ("instance_norm", _instance_norm),
     ("group_norm native_group_norm", _group_norm),
@@ -391,57 +322,87 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("hardtanh", _hardtanh),
     (
         "neg exp sqrt abs rsqrt pow log log1p sin cos erf ne eq ge gt le lt __and__ __or__ __xor__ "
-        "bitwise_and "
-        "bitwise_or bitwise_not logical_and logical_or logical_not where masked_fill clamp clamp_min "
-        "clamp_max "
-        "maximum minimum rsub floor ceil round sign square reciprocal softplus mish prelu triu tril cumsum "
-        "diff "
-        "floor_divide remainder isinf isnan addcmul addcdiv lerp celu selu hardshrink threshold log_sigmoid",
+        "bitwise_and bitwise_or bitwise_not logical_and logical_or logical_not where masked_fill "
+        "clamp clamp_min clamp_max maximum minimum rsub floor ceil round sign square reciprocal "
+        "softplus mish prelu triu tril cumsum diff floor_divide remainder isinf isnan addcmul "
+        "addcdiv lerp celu selu hardshrink threshold log_sigmoid expm1 exp2 log2 log10 tan asin acos "
+        "atan atan2 arctan2 sinh cosh asinh acosh atanh sgn frac trunc fmod hypot isfinite "
+        "nan_to_num logit xlogy softshrink erfinv erfc lgamma digamma logaddexp copysign float_power "
+        "clip negative absolute greater greater_equal less less_equal not_equal logical_xor cumprod "
+        "cummax cummin polar complex angle conj_physical outer ger searchsorted bucketize glu isin "
+        "heaviside __lshift__ __rshift__ bitwise_left_shift bitwise_right_shift "
+        "affine_grid_generator isclose special_expit special_erf renorm cross linalg_cross "
+        "logcumsumexp",
         _elementwise,
     ),
     (
         "arange new_zeros new_ones zeros ones full fill zero zeros_like ones_like full_like new_full "
-        "scalar_tensor",
+        "scalar_tensor eye linspace logspace full_like rand rand_like randn randn_like randint "
+        "randint_like randperm uniform normal bernoulli exponential tril_indices triu_indices "
+        "hann_window hamming_window one_hot fill",
         _fill,
     ),
     ("max_pool1d max_pool2d max_pool3d max_pool2d_with_indices", _pool("maxpool")),
     ("avg_pool1d avg_pool2d avg_pool3d", _pool("avgpool")),
     ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _adaptive("avgpool")),
     ("adaptive_max_pool2d", _adaptive("maxpool")),
-    ("dropout feature_dropout alpha_dropout feature_alpha_dropout", _dropout),
+    ("dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout", _dropout),
     ("softmax log_softmax _softmax _log_softmax", _softmax),
     (
-        "mean sum amax amin max min argmax argmin var std norm linalg_vector_norm prod any all var_mean "
-        "logsumexp",
+        "mean sum amax amin max min argmax argmin var std norm linalg_vector_norm prod any all "
+        "var_mean logsumexp std_mean nansum nanmean count_nonzero aminmax linalg_norm frobenius_norm "
+        "histc bincount equal _is_all_true _is_any_true cosine_similarity pairwise_distance",
         _reduction,
     ),
-    ("cat concat stack concatenate", _concat),
+    ("cat concat stack concatenate hstack vstack dstack column_stack row_stack", _concat),
     (
-        "view permute transpose t unsqueeze squeeze select slice expand chunk split split_with_sizes unbind "
-        "alias "
-        "unflatten swapaxes movedim narrow view_as expand_as numpy_T "
-        "diagonal real broadcast_to unfold as_strided",
+        "view permute transpose t unsqueeze squeeze select slice expand chunk split split_with_sizes "
+        "unbind alias unflatten swapaxes movedim narrow view_as expand_as numpy_T diagonal real "
+        "broadcast_to unfold as_strided swapdims moveaxis tensor_split hsplit vsplit adjoint mT mH "
+        "imag view_as_real view_as_complex conj resolve_conj resolve_neg meshgrid broadcast_tensors "
+        "unsafe_split unsafe_chunk squeeze_copy atleast_1d atleast_2d atleast_3d pin_memory "
+        "is_nonzero",
         _view,
     ),
-    ("reshape flatten _unsafe_view _reshape_alias view_copy reshape_as", _reshape),
+    ("reshape flatten _unsafe_view _reshape_alias view_copy reshape_as ravel", _reshape),
     ("contiguous", _contiguous),
     ("clone", _clone),
-    ("to _to_copy type_as float half", _to),
+    ("to _to_copy type_as float half double int long bool bfloat16", _to),
     (
-        "pad constant_pad_nd reflection_pad2d replication_pad2d roll copy pixel_shuffle pixel_unshuffle "
-        "channel_shuffle repeat flip gather scatter slice_scatter select_scatter im2col col2im "
-        "repeat_interleave tile index_put scatter_add",
+        "pad constant_pad_nd reflection_pad2d replication_pad2d roll copy pixel_shuffle "
+        "pixel_unshuffle channel_shuffle repeat flip gather scatter slice_scatter select_scatter "
+        "im2col col2im repeat_interleave tile index_put scatter_add reflection_pad1d "
+        "reflection_pad3d replication_pad1d replication_pad3d rot90 take take_along_dim block_diag "
+        "diag diag_embed diagonal_scatter index_copy index_add index_fill scatter_reduce "
+        "masked_scatter fliplr flipud put kron cartesian_prod max_unpool2d fft_fftshift "
+        "fft_ifftshift unfold_copy _pad_circular",
         _copy_result,
     ),
     ("embedding", _embedding),
     ("index index_select", _index),
     (
-        "upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_bicubic2d_aa "
-        "_upsample_bilinear2d_aa",
+        "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d "
+        "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d "
+        "_upsample_bicubic2d_aa _upsample_bilinear2d_aa",
         _resize,
     ),
-    ("lstm", _recurrent("lstm")),
-    ("gru", _recurrent("gru")),
+    ("grid_sampler grid_sampler_2d grid_sampler_3d", _sampled),
+    ("sort argsort msort topk kthvalue median", _sort),
+    (
+        "fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn "
+        "fft_ifftn fft_rfftn fft_irfftn _fft_r2c _fft_c2c _fft_c2r",
+        _fourier,
+    ),
+    (
+        "cross_entropy_loss nll_loss nll_loss_nd mse_loss l1_loss smooth_l1_loss huber_loss kl_div "
+        "binary_cross_entropy binary_cross_entropy_with_logits",
+        _loss,
+    ),
+    ("_weight_norm _weight_norm_interface", _weight_norm),
+    ("embedding_bag _embedding_bag", _bag),
+    ("lstm", products.recurrent("lstm")),
+    ("gru", products.recurrent("gru")),
+    ("rnn_tanh rnn_relu", products.recurrent("rnn")),
 )
 _TABLE: dict[str, Handler] = {
     **{name: handler for names, handler in _BY_HANDLER for name in names.split()},
@@ -450,4 +411,21 @@ _TABLE: dict[str, Handler] = {
         for name in ("relu", "relu6", "sigmoid", "hardsigmoid", "silu", "gelu", "tanh", "elu")
     },
     **{name: _binary(name) for name in ("add", "mul", "sub", "div")},
+    **{
+        name: _binary(short)
+        for name, short in (
+            ("multiply", "mul"),
+            ("divide", "div"),
+            ("true_divide", "div"),
+            ("subtract", "sub"),
+        )
+    },
 }
+_OTHERS: dict[str, Handler] = {
+    "torchvision.roi_align": _sampled,
+    "torchvision.ps_roi_align": _sampled,
+    "torchvision.roi_pool": _sampled,
+    "torchvision.deform_conv2d": products.deformed_conv,
+    "transformers.grouped_mm_fallback": products.grouped,
+}
+"""Operators of other packages, by namespace and name."""

@@ -8,6 +8,7 @@ no difference (rows of a matrix, numbers of a map) it is counted in, and the ker
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 
 from joulemeter.kernel import Kernel, Value
@@ -94,6 +95,65 @@ def product(a: Shape, b: Shape, dtype: str = "float32", transposed: bool = False
     if transposed:
         shape["second"] = "transposed"
     return Kernel("matmul", shape, dtype)
+
+
+def contraction(
+    equation: str, shapes: Sequence[Shape], dtype: str = "float32", weight: bool = False
+) -> list[Kernel]:
+    """A sum of products in Einstein's notation, two operands at a time from the left; ``weight``: the last
+    one is trained. Raises ValueError where equation and shapes do not fit together.
+    """
+    names, result = _letters(equation, shapes)
+    if not set(result) <= set("".join(names)):
+        raise ValueError(f"{equation} makes letters that no operand has")
+    size: dict[str, int] = {}
+    for letters, shape in zip(names, shapes, strict=True):
+        for letter, n in zip(letters, shape, strict=True):
+            size[letter] = max(size.get(letter, 1), n)
+
+    def many(letters: str) -> int:
+        """How many numbers letters stand for."""
+        return math.prod(size[each] for each in letters)
+
+    made: list[Kernel] = []
+    done = names[0]
+    for at, letters in enumerate(names[1:], 1):
+        wanted = {*result, *"".join(names[at + 1 :])}
+        count = many("".join(c for c in done if c in letters and c in wanted))
+        inner = many("".join(c for c in done if c in letters and c not in wanted))
+        rows = many("".join(c for c in done if c not in letters and c in wanted))
+        columns = many("".join(c for c in letters if c not in done and c in wanted))
+        if inner == 1:
+            made.append(elementwise((count, rows, columns), 2, "mul", dtype))
+        elif weight and count == 1 and at == len(names) - 1:
+            made.append(fully_connected(rows, inner, columns, False, dtype))
+        else:
+            made.append(product((count, rows, inner), (count, inner, columns), dtype))
+        done = "".join(c for c in dict.fromkeys(done + letters) if c in wanted)
+    if len(names) == 1:
+        summed = set(done) - set(result)
+        made.append(reduction(shapes[0], many(result), dtype) if summed else plain_copy(shapes[0], dtype))
+    return made
+
+
+def _letters(equation: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with letters in place of dots."""
+    left, arrow, result = equation.replace(" ", "").partition("->")
+    names = left.split(",")
+    if len(names) != len(shapes):
+        raise ValueError(f"{equation} has {len(names)} operands, not {len(shapes)}")
+    hidden = max(
+        len(shape) - len(each) + 3 if "..." in each else 0 for each, shape in zip(names, shapes, strict=True)
+    )
+    free = "".join(c for c in string.ascii_letters if c not in equation)[:hidden]
+    if not arrow:
+        once = sorted(c for c in set(left) - {",", "."} if left.count(c) == 1)
+        result = ("..." if "..." in left else "") + "".join(once)
+    names = [
+        each.replace("...", free[len(free) - (len(shape) - len(each) + 3) :] if "..." in each else "")
+        for each, shape in zip(names, shapes, strict=True)
+    ]
+    return names, result.replace("...", free)
 
 
 def attention(q: Shape, k: Shape, dtype: str = "float32", causal: bool = False, mask: bool = False) -> Kernel:
@@ -254,6 +314,32 @@ def _spanned(result: Shape, other: Shape) -> dict[str, Value]:
     return {"outer": sizes[0], "channels": sizes[1], "inner": math.prod(sizes[2:]), "broadcast": spans}
 
 
+def fft(x: Shape, axis: int, kind: str = "real", dtype: str = "float32") -> Kernel:
+    """Fourier transforms along ``axis`` of ``x``: ``real`` to complex, ``complex``, or ``inverse-real``."""
+    points = x[axis]
+    rows = math.prod(x) // max(points, 1)
+    return Kernel("fft", {"rows": max(rows, 1), "points": points, "kind": kind}, dtype)
+
+
+def sort(x: Shape, axis: int, kept: int = 0, dtype: str = "float32") -> Kernel:
+    """``x`` in order along ``axis``, or its ``kept`` largest there."""
+    shape: dict[str, Value] = {
+        "rows": math.prod(x) // max(x[axis], 1) if x else 1,
+        "columns": x[axis] if x else 1,
+    }
+    return Kernel("sort", {**shape, "kept": kept} if kept else shape, dtype)
+
+
+def grouped_product(x: Shape, weight: Shape, dtype: str = "float32") -> Kernel:
+    """Rows of ``x`` (m, inner), each by one of the matrices ``weight`` (n, inner, columns): experts.
+
+    How many rows each gets depends on the data; as many for each as any other is taken.
+    """
+    rows, inner = x[-2], x[-1]
+    count = max(min(weight[0], rows), 1)
+    return product((count, -(-rows // count), inner), (count, inner, weight[-1]), dtype)
+
+
 def concat(parts: Sequence[Shape], axis: int, dtype: str = "float32") -> Kernel:
     """``parts`` joined along ``axis``."""
     first = parts[0]
@@ -322,7 +408,7 @@ def resize(x: Shape, out: Shape, mode: str, dtype: str = "float32") -> Kernel:
 
 
 def recurrent(family: str, steps: int, batch: int, c_in: int, hidden: int, dtype: str = "float32") -> Kernel:
-    """One direction of one layer of an ``lstm`` or ``gru``."""
+    """One direction of one layer of an ``lstm``, ``gru`` or plain ``rnn``."""
     return Kernel(family, {"steps": steps, "in_features": c_in, "hidden": hidden}, dtype, batch)
 
 

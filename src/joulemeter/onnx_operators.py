@@ -20,12 +20,14 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One ONNX node: shapes of its inputs and first result, constants where they are small."""
+    """One ONNX node: shapes of its inputs and first result, constants where they are small; ``known`` says
+    which inputs' shapes are."""
 
     kind: str
     domain: str
     inputs: tuple[Shape, ...]
     present: tuple[bool, ...]
+    known: tuple[bool, ...]
     weights: tuple[bool, ...]
     values: tuple[Sequence[float] | None, ...]
     out: Shape
@@ -173,6 +175,11 @@ def _group_norm(op: Op) -> Sequence[Kernel]:
     return [layers.group_norm(x, int(op.attribute("num_groups", x[1])), op.dtype)]
 
 
+def _length_norm(op: Op) -> Sequence[Kernel]:
+    x = op.shape(0)
+    return [layers.row_norm("rmsnorm", x, x[int(op.attribute("axis", -1))], op.dtype)]
+
+
 def _softmax(op: Op) -> Sequence[Kernel]:
     return [layers.softmax(op.shape(0), int(op.attribute("axis", -1)), op.dtype)]
 
@@ -223,6 +230,91 @@ def _resize(op: Op) -> Sequence[Kernel]:
     return [layers.resize(op.shape(0), op.out[2:], str(op.attribute("mode", "nearest")), op.dtype)]
 
 
+def _einsum(op: Op) -> Sequence[Kernel]:
+    equation = str(op.attribute("equation", ""))
+    return layers.contraction(equation, op.inputs, op.dtype, weight=op.weights[-1])
+
+
+def _local_norm(op: Op) -> Sequence[Kernel]:
+    """Each number over the mean of squares of its neighbours' channels."""
+    x, size = op.shape(0), int(op.attribute("size", 5))
+    image = (x[0], 1, x[1], math.prod(x[2:]))
+    return [
+        layers.pool("avgpool", image, (size, 1), (1, 1), (size // 2, 0), False, op.dtype),
+        layers.elementwise(x, 2, "lrn", op.dtype),
+    ]
+
+
+def _sampled(op: Op) -> Sequence[Kernel]:
+    """Pixels read off between others: at the places of a grid, or of boxes."""
+    x = op.shape(0)
+    if len(x) != 4 or len(op.out) != 4:
+        return _copy(op)
+    return [layers.resize(x, (op.out[0] * op.out[2] // max(x[0], 1) or 1, op.out[3]), "bilinear", op.dtype)]
+
+
+def _deformed(op: Op) -> Sequence[Kernel]:
+    """A convolution of pixels that lie between others: each is read off the image first."""
+    x, w = op.shape(0), op.shape(1)
+    out = [n * k for n, k in zip(op.out[2:], w[2:], strict=True)]
+    ones = [1, 1]
+    strides, dilations = (list(op.attribute(name, ones)) for name in ("strides", "dilations"))
+    pads = _pads(op, 2, w[2:], strides, dilations, x)
+    groups = int(op.attribute("group", 1))
+    return [
+        layers.resize(x, out, "bilinear", op.dtype),
+        layers.convolution(x, w, strides, pads, dilations, groups, op.has(3), op.dtype),
+    ]
+
+
+def _top(op: Op) -> Sequence[Kernel]:
+    x, axis = op.shape(0), int(op.attribute("axis", -1))
+    return [layers.sort(x, axis, op.out[axis] if op.out else 0, op.dtype)]
+
+
+def _overlaps(op: Op) -> Sequence[Kernel]:
+    """Boxes in the order of their scores, each compared with those before it."""
+    boxes, scores = op.shape(0), op.shape(1)
+    pairs = (math.prod(scores[:2]), boxes[1])
+    return [layers.sort(scores, -1, 0, op.dtype), layers.elementwise(pairs, 4, "iou", op.dtype)]
+
+
+def _fourier(op: Op) -> Sequence[Kernel]:
+    """A transform along one axis; the last one holds the parts of complex numbers."""
+    x = op.shape(0)
+    axis = int((op.numbers(2) or [op.attribute("axis", 1)])[0])
+    kind = "complex" if x[-1] == 2 and len(x) > 1 else "real"
+    return [layers.fft(x[:-1], axis if axis >= 0 else axis + 1, kind, op.dtype)]
+
+
+def _spectrogram(op: Op) -> Sequence[Kernel]:
+    """Frames of a signal, each by a window and then transformed."""
+    n, frames, bins, _ = op.out
+    complex_in = len(op.shape(0)) > 2 and op.shape(0)[-1] == 2
+    points = (op.numbers(3) or [0])[0] or (op.shape(2) or (0,))[0]
+    points = int(points) or (bins if not op.attribute("onesided", 1) else 2 * (bins - 1))
+    rows = (n * frames, points)
+    return [
+        layers.binary("mul", rows, (points,), False, op.dtype),
+        layers.fft(rows, 1, "complex" if complex_in else "real", op.dtype),
+    ]
+
+
+def _rotary(op: Op) -> Sequence[Kernel]:
+    """Pairs of numbers turned by the angle of their place: two products and a sum for each."""
+    return [layers.elementwise(op.out or op.shape(0), 3, "rotary", op.dtype)]
+
+
+def _grouped_attention(op: Op) -> Sequence[Kernel]:
+    """ONNX Runtime's attention with a cache: keys are those of the cache and the new ones."""
+    q, heads = op.shape(0), int(op.attribute("num_heads", 1))
+    keys, past = int(op.attribute("kv_num_heads", heads)), op.shape(3)
+    n, length, width = q
+    head = width // (heads if op.has(1) else heads + 2 * keys)
+    seen = length + (past[2] if len(past) == 4 else 0)
+    return [layers.attention((n, heads, length, head), (n, keys, seen, head), op.dtype, causal=True)]
+
+
 def _recurrent(op: Op) -> Sequence[Kernel]:
     x, w = op.shape(0), op.shape(1)
     hidden = int(op.attribute("hidden_size", op.shape(2)[-1]))
@@ -267,23 +359,36 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
         "Not And Or "
         "GreaterOrEqual LessOrEqual Where Softplus Mish PRelu Selu Celu Softsign ThresholdedRelu Mod Xor "
         "CumSum Trilu IsNaN "
-        "BitwiseAnd BitwiseOr IsInf Sum Mean Range EyeLike",
+        "BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift IsInf Sum Mean Range EyeLike Tan Asin Acos "
+        "Atan Sinh Cosh Asinh Acosh Atanh Shrink Hardmax CumProd RandomNormal RandomNormalLike RandomUniform "
+        "RandomUniformLike Bernoulli HannWindow HammingWindow BlackmanWindow OneHot BiasAdd",
         _elementwise,
     ),
     ("MaxPool", _pool("maxpool")),
-    ("AveragePool", _pool("avgpool")),
-    ("GlobalAveragePool GlobalMaxPool", _global_pool),
+    ("AveragePool LpPool", _pool("avgpool")),
+    ("GlobalAveragePool GlobalMaxPool GlobalLpPool", _global_pool),
+    ("Einsum", _einsum),
+    ("LRN", _local_norm),
+    ("GridSample RoiAlign MaxRoiPool", _sampled),
+    ("DeformConv", _deformed),
+    ("TopK", _top),
+    ("NonMaxSuppression", _overlaps),
+    ("DFT", _fourier),
+    ("STFT", _spectrogram),
+    ("RotaryEmbedding", _rotary),
+    ("GroupQueryAttention", _grouped_attention),
     ("BatchNormalization", _batch_norm),
     (
         "LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization "
         "SkipSimplifiedLayerNormalization",
         _layer_norm,
     ),
-    ("GroupNormalization InstanceNormalization", _group_norm),
+    ("GroupNormalization InstanceNormalization MeanVarianceNormalization", _group_norm),
+    ("LpNormalization", _length_norm),
     ("Softmax LogSoftmax", _softmax),
     (
         "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare "
-        "ReduceLogSumExp ArgMax ArgMin",
+        "ReduceLogSumExp ReduceLogSum ArgMax ArgMin",
         _reduction,
     ),
     ("Concat", _concat),
@@ -292,13 +397,13 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("Reshape Flatten Squeeze Unsqueeze Identity Dropout", _view),
     (
         "Slice Pad Tile Expand Cast DepthToSpace SpaceToDepth GatherElements GatherND ScatterND "
-        "ScatterElements CastLike "
+        "ScatterElements CastLike Scatter ReverseSequence Col2Im CenterCropPad MaxUnpool TensorScatter "
         "ReorderInput ReorderOutput",
         _copy,
     ),
     ("Gather", _gather),
     ("Resize Upsample", _resize),
-    ("LSTM GRU", _recurrent),
+    ("LSTM GRU RNN", _recurrent),
     ("Attention MultiHeadAttention", _attention),
 )
 TABLE: dict[str, Handler] = {

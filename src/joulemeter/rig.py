@@ -258,10 +258,11 @@ def onnx_model(form: Form, nodes: tuple[OnnxNode, ...], rng: Any) -> bytes:
     import onnx
     from onnx import helper, numpy_helper
 
-    def value(name: str, operand: Operand | None) -> Any:
+    def value(name: str, operand: Operand, shape: tuple[int, ...] | None) -> Any:
         """The declaration of one input or output."""
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(operand.dtype if operand else "float32"))
-        return helper.make_tensor_value_info(name, kind, operand.shape if operand else None)
+        return helper.make_tensor_value_info(
+            name, helper.np_dtype_to_tensor_dtype(np.dtype(operand.dtype)), shape
+        )
 
     weights = [numpy_helper.from_array(_array(each, rng), f"w{i}") for i, each in enumerate(form.weights)]
     made = []
@@ -271,8 +272,8 @@ def onnx_model(form: Form, nodes: tuple[OnnxNode, ...], rng: Any) -> bytes:
             whole = all(isinstance(each, int) for each in numbers)
             array = np.array(numbers, np.int64 if whole else np.float32)
             weights.append(numpy_helper.from_array(array if whole else array.reshape(-1)[0], name))
-    inputs = [value(f"x{i}", each) for i, each in enumerate(form.inputs)]
-    outputs = [value(f"y{i}", None) for i in range(len(form.results))]
+    inputs = [value(f"x{i}", each, each.shape) for i, each in enumerate(form.inputs)]
+    outputs = [value(f"y{i}", each, None) for i, each in enumerate(form.results)]
     graph = helper.make_graph(made, "kernel", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
     content: bytes = model.SerializeToString()

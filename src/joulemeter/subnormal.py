@@ -90,14 +90,13 @@ def _slow(node: Node, share: float) -> Node:
     return replace(node, kernel=replace(kernel, shape={**kernel.shape, "subnormal": percent}))
 
 
-def shares(program: Any) -> dict[str, float]:
-    """The share of values that are subnormal as exponentials, by name, of each mask in an exported program
-    that depends on no input."""
+def shares(graph: Any, constants: Mapping[str, Any]) -> dict[str, float]:
+    """The share of values that are subnormal as exponentials, by name, of each mask in an exported program's
+    fx graph that depends on no input, but on ``constants``."""
     import torch
 
-    lifted = program.graph_signature.inputs_to_lifted_tensor_constants
-    known: dict[str, Any] = {name: program.constants[place] for name, place in lifted.items()}
-    for node in program.graph.nodes:
+    known: dict[str, Any] = dict(constants)
+    for node in graph.nodes:
         if node.op != "call_function":
             continue
         arguments = _constant_arguments(node, known)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from joulemeter.kernel import DTYPE_BYTES
+
+WRAPS = frozenset((
+    "wrap_with_autocast", "wrap_with_set_grad_enabled", "tag_activation_checkpoint", "hints_wrapper", "wrap",
+    "invoke_subgraph",
+))  # fmt: skip
+"""Operators of PyTorch's higher order that run a graph of their own once, on the operands that follow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +99,12 @@ def viewable(shape: Sequence[int], strides: Sequence[int], result: Sequence[int]
         if held != run:
             return False
     return not wanted
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors among arguments, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(each)

@@ -409,6 +409,7 @@ class _Reader:
                 why = "its shape is not known before it runs"
             else:
                 made = self._kernels(handler, op, label)
+                why = "" if made else "its shape is not known before it runs"
         reads, writes = tuple(each for each in node.input if each), tuple(node.output)
         if not made:
             return [Node(None, node.op_type, label, module, reads, writes, moved, why)] if why else []
@@ -417,7 +418,9 @@ class _Reader:
     def _kernels(self, handler: Handler, op: Op, label: str) -> Sequence[Kernel]:
         try:
             return handler(op)
-        except ValueError as error:
+        except (ValueError, LookupError, ArithmeticError) as error:
+            if not all(op.known):
+                return ()
             raise GraphError(
                 f"{self.name}: node '{label}': its shapes do not fit together: {error}", _OTHER_SIZES
             ) from error
@@ -436,6 +439,9 @@ class _Reader:
             domain=node.domain,
             inputs=tuple(shape or () for shape, _ in named),
             present=tuple(bool(each) for each in node.input),
+            known=tuple(
+                not each or shape is not None for each, (shape, _) in zip(node.input, named, strict=True)
+            ),
             weights=tuple(each in self.weights for each in node.input),
             values=tuple(self.values.get(each) for each in node.input),
             out=self.seen.get(node.output[0], (None, ""))[0] or (),

@@ -1,15 +1,9 @@
-"""PyTorch: programs exported by ``torch.export``, from a ``.pt2`` file or straight from a module.
-
-A ``.pt2`` is a zip whose ``models/*.json`` holds the graph with every shape; only that text is read. Weights
-stay where they are, and nothing in the file is unpickled.
-"""
+"""PyTorch: modules exported by ``torch.export`` and read from there. (Files of such are ``pt2``'s.)"""
 
 from __future__ import annotations
 
-import ast
 import importlib
 import io
-import json
 import logging
 import math
 import operator
@@ -17,44 +11,32 @@ import re
 import sys
 import traceback
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import replace
 from typing import Any
 
 from joulemeter import aten, subnormal
 from joulemeter.errors import GraphError, UsageError, nearest
-from joulemeter.graphs import MAX_NODES, Shapes, shape_of
-from joulemeter.network import Network, Node
-from joulemeter.traced import Call, Tensor
+from joulemeter.graphs import Shapes
+from joulemeter.network import Network
+from joulemeter.traced import WRAPS, Call, Tensor, tensors_in
 
-SUFFIXES = (".pt2", ":")
+SUFFIXES = (":",)
 
-_MAX_JSON = 1 << 30
-# torch._export.serde.schema.ScalarType
-_DTYPES = {
-    1: "uint8", 2: "int8", 3: "int16", 4: "int32", 5: "int64", 6: "float16", 7: "float32", 8: "float64",
-    10: "complex64", 12: "bool", 13: "bfloat16",
-}  # fmt: skip
+_WHOLE = "whole_module"
+
 # Files that are not the user's own: installed packages, Python's, and this one.
 _OTHERS = re.compile(r"site-packages|dist-packages|[\\/]lib[\\/]python3|^<|torch_export\.py$")
-_CONTROL = ("cond", "while_loop", "map_impl", "scan", "associative_scan")
 
 
 def read(target: str, shapes: Shapes) -> Network:
-    """The network in a ``.pt2`` file, or of the module that ``module:function`` returns."""
-    if target.endswith(".pt2"):
-        return _from_file(target, shapes)
+    """The network of the module that ``module:function`` returns."""
     module, arguments, keywords = load(target, shapes)
     return from_module(module.eval(), arguments, keywords, name=target)
 
 
 def read_training(target: str, shapes: Shapes) -> Network:
-    """As ``read``, of the module as it is trained: with dropout, and norms by the batch's own statistics. A
-    ``.pt2`` file is of the mode it was exported in."""
-    if target.endswith(".pt2"):
-        return _from_file(target, shapes)
+    """As ``read``, of the module as it is trained: with dropout, and norms by the batch's own statistics."""
     module, arguments, keywords = load(target, shapes)
     return from_module(module.train(), arguments, keywords, name=target)
 
@@ -156,7 +138,7 @@ def from_module(
     name = name or type(module).__name__
     with torch.no_grad(), _silent():
         try:
-            program = torch.export.export(module, arguments, keywords or {})
+            program = _program(module, arguments, keywords or {})
         except unforeseen as error:
             fact = f"{name}: what runs depends on the numbers in its input{_place(error)}"
             raise GraphError(fact, "export the branch or the size that runs") from error
@@ -170,6 +152,50 @@ def from_module(
         except unforeseen as error:
             fact = f"{name}: how large a tensor is depends on the numbers in it ({_opened(program)})"
             raise GraphError(fact, "export the part of fixed size") from error
+
+
+def _program(module: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    """The exported program; of a module that returns what PyTorch knows no way to take apart (a cache of keys
+    and values), one that returns the tensors in it."""
+    import torch
+
+    try:
+        return torch.export.export(module, arguments, keywords)
+    except RuntimeError as error:
+        if "not a known type" not in str(error):
+            raise
+    return torch.export.export(_bare(module), arguments, keywords)
+
+
+def _bare(module: Any) -> Any:
+    """A module that calls ``module`` and returns the tensors in what that returns."""
+    import torch
+
+    class Bare(torch.nn.Module):
+        """``module`` under the name of its own kind."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_module(_WHOLE, module)
+
+        def forward(self, *arguments: Any, **keywords: Any) -> list[Any]:
+            """The tensors of what ``module`` returns."""
+            return list(_within(module(*arguments, **keywords)))
+
+    return Bare()
+
+
+def _within(value: Any, depth: int = 6) -> Iterator[Any]:
+    """The tensors in a value, through lists, mappings and the attributes of objects."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif depth:
+        held = value if isinstance(value, list | tuple) else getattr(value, "__dict__", {})
+        held = value if isinstance(value, Mapping) else held
+        for each in held.values() if isinstance(held, Mapping) else held:
+            yield from _within(each, depth - 1)
 
 
 def _opened(program: Any) -> str:
@@ -203,12 +229,18 @@ def from_program(program: Any, name: str) -> Network:
         *signature.inputs_to_buffers,
         *signature.inputs_to_lifted_tensor_constants,
     }
+    graph = _flat(program.graph_module)
     calls = [
         _fx_call(node, constant)
-        for node in program.graph.nodes
+        for node in graph.nodes
         if node.op == "call_function" and node.target is not operator.getitem
     ]
-    nodes = subnormal.marked(((call, _nodes(call, name)) for call in calls), subnormal.shares(program))
+    lifted = {
+        each: program.constants[place] for each, place in signature.inputs_to_lifted_tensor_constants.items()
+    }
+    nodes = subnormal.marked(
+        ((call, aten.nodes(call, name)) for call in calls), subnormal.shares(graph, lifted)
+    )
     inputs = {
         node.name: tuple(int(n) for n in node.meta["val"].shape)
         for node in program.graph.nodes
@@ -220,13 +252,44 @@ def from_program(program: Any, name: str) -> Network:
     return Network(name, "torch.export", tuple(nodes), inputs, parameters)
 
 
-def _nodes(call: Call, name: str) -> list[Node]:
-    if call.operator in _CONTROL:
-        raise GraphError(
-            f"{name}: '{call.name}' is control flow ({call.operator}): how often it runs is not in the graph",
-            "export the branch or the unrolled loop that runs",
-        )
-    return aten.nodes(call)
+def _flat(module: Any) -> Any:
+    """The fx graph of ``module``, with the graphs that it wraps in place of their calls: a block under
+    ``torch.autocast`` is one."""
+    if not any(_wraps(node) for node in module.graph.nodes):
+        return module.graph
+    from torch.fx import Graph
+
+    flat = Graph()
+    _copied(module, flat, [flat.node_copy(node) for node in module.graph.nodes if node.op == "placeholder"])
+    return flat
+
+
+def _wraps(node: Any) -> bool:
+    return node.op == "call_function" and getattr(node.target, "__name__", "") in WRAPS
+
+
+def _copied(module: Any, into: Any, operands: Sequence[Any]) -> Any:
+    """What a module's graph returns for ``operands``, its nodes copied ``into`` another graph."""
+    from torch.fx.node import map_arg
+
+    given, found = iter(operands), dict[Any, Any]()
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            found[node] = next(given, None)
+        elif node.op == "output":
+            return map_arg(node.args[0], lambda each: found[each])
+        elif node.op == "get_attr":
+            held = getattr(module, node.target, None)
+            found[node] = held if hasattr(held, "graph") else into.node_copy(node)
+        elif _wraps(node):
+            at, inner = next((i, found[x]) for i, x in enumerate(node.args) if hasattr(found.get(x), "graph"))
+            rest = [each for each in node.args[at + 1 :] if not isinstance(each, str)]
+            found[node] = _copied(inner, into, [map_arg(each, lambda n: found[n]) for each in rest])
+        elif node.target is operator.getitem and isinstance(found.get(node.args[0]), list | tuple):
+            found[node] = found[node.args[0]][node.args[1]]
+        else:
+            found[node] = into.node_copy(node, lambda each: found[each])
+    return ()
 
 
 def _fx_call(node: Any, constant: set[str]) -> Call:
@@ -254,10 +317,10 @@ def _fx_call(node: Any, constant: set[str]) -> Call:
         getattr(node.target, "name", lambda: node.target.__name__)()
     ).rpartition("::")
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    module = stack[-1][0] if stack else ""
+    module = str(stack[-1][0] if stack else "").removeprefix(_WHOLE).removeprefix(".")
     bare = operator_name.partition(".")[0]
     return Call(
-        bare, node.name, arguments, results, str(module), namespace or "torch", tuple(_tensors(arguments))
+        bare, node.name, arguments, results, module, namespace or "torch", tuple(tensors_in(arguments))
     )
 
 
@@ -278,185 +341,3 @@ def _fx_tensor(name: str, val: Any, constant: set[str]) -> Tensor:
     return Tensor(
         name, tuple(int(n) for n in val.shape), tuple(int(n) for n in val.stride()), dtype, name in constant
     )
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(each)
-
-
-def _from_file(path: str, shapes: Shapes) -> Network:
-    data = _json(path)
-    try:
-        graph, signature = data["graph_module"]["graph"], data["graph_module"]["signature"]
-        return _from_json(path, graph, signature, shapes)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise GraphError(
-            f"{path}: its graph is not as torch.export writes it ({error!r})", "export and save it again"
-        ) from error
-
-
-def _json(path: str) -> dict[str, Any]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            found = [
-                each
-                for each in archive.infolist()
-                if "models/" in each.filename and each.filename.endswith(".json")
-            ]
-            if not found:
-                raise GraphError(
-                    f"{path}: holds no exported program", "torch.export.save(torch.export.export(…), path)"
-                )
-            if found[0].file_size > _MAX_JSON:
-                fact = f"{path}: its graph is {found[0].file_size >> 20} MiB of text"
-                raise GraphError(fact, "export a part of it")
-            data = json.loads(archive.read(found[0]))
-    except (OSError, zipfile.BadZipFile, ValueError, EOFError, RecursionError) as error:
-        raise GraphError(f"{path}: is torn or no .pt2 ({error})", "save it again") from error
-    if not isinstance(data, dict):
-        raise GraphError(f"{path}: its graph is no JSON object", "save it again")
-    return data
-
-
-def _from_json(path: str, graph: Any, signature: Any, shapes: Shapes) -> Network:
-    if not graph["nodes"]:
-        raise GraphError(f"{path}: its graph has no operators", "save it again")
-    if len(graph["nodes"]) > MAX_NODES:
-        fact = f"{path}: has {len(graph['nodes'])} nodes, more than {MAX_NODES}"
-        raise GraphError(fact, "export a part of it")
-    specs = [each for entry in signature["input_specs"] for each in entry.values()]
-    constant = {each["arg"]["name"] for each in specs if "name" in each.get("arg", {})}
-    users = [each["user_input"]["arg"]["as_tensor"]["name"] for each in signature["input_specs"]
-             if "as_tensor" in each.get("user_input", {}).get("arg", {})]  # fmt: skip
-    sizes = _symbols(path, users, graph["tensor_values"], shapes)
-    table = {
-        name: _json_tensor(name, meta, sizes, name in constant)
-        for name, meta in graph["tensor_values"].items()
-    }
-    calls = [_json_call(node, table, sizes) for node in graph["nodes"]]
-    nodes = subnormal.marked(((call, _nodes(call, path)) for call in calls), {})
-    named = {each["parameter"]["arg"]["name"] for each in signature["input_specs"] if "parameter" in each}
-    parameters = float(sum(math.prod(table[name].shape) for name in named if name in table))
-    inputs = {name: table[name].shape for name in users}
-    return Network(path, "torch.export", tuple(nodes), inputs, parameters)
-
-
-def _symbols(path: str, users: list[str], metas: Mapping[str, Any], shapes: Shapes) -> Callable[[Any], int]:
-    """A function that gives a size as a number; symbols stand for what ``shapes`` gives their inputs."""
-    known: dict[str, int] = {}
-    for i, name in enumerate(users):
-        given = shape_of(name, i == 0, shapes)
-        sizes = metas[name]["sizes"]
-        if given is not None and len(given) != len(sizes):
-            raise GraphError(
-                f"{path}: input {name} has {len(sizes)} dimensions, --input gives {len(given)}",
-                f"--input {name}={','.join(str(size.get('as_int', 1)) for size in sizes)}",
-            )
-        for size, n in zip(sizes, given or (), strict=False):
-            if "as_int" in size and size["as_int"] != n:
-                raise GraphError(f"{path}: input {name} was exported with a fixed {size['as_int']}, not {n}",
-                                 "export it with dynamic_shapes")  # fmt: skip
-            if "as_expr" in size:
-                known[_symbol(size["as_expr"]["expr_str"])] = n
-
-    def number(size: Any) -> int:
-        """A size: a number, or an expression of symbols that are known."""
-        if "as_int" in size:
-            return int(size["as_int"])
-        expression = size["as_expr"]["expr_str"]
-        try:
-            return _arithmetic(ast.parse(expression, mode="eval").body, known)
-        except (KeyError, SyntaxError, ZeroDivisionError, ValueError, IndexError) as error:
-            fact = f"{path}: size {expression} of its inputs ({', '.join(users)}) is left open"
-            raise GraphError(fact, "--input 1,3,224,224, with a number for every size") from error
-
-    return number
-
-
-_OPERATORS: dict[type, Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Div: operator.floordiv,
-}
-# Sizes are written as sympy's srepr, or as plain arithmetic.
-_FUNCTIONS: dict[str, Callable[..., int]] = {
-    "Integer": int,
-    "Add": lambda *terms: sum(terms),
-    "Mul": lambda *factors: math.prod(factors),
-    "Pow": lambda base, power: base ** min(power, 16),
-    "Max": max,
-    "Min": min,
-    "FloorDiv": operator.floordiv,
-    "CleanDiv": operator.floordiv,
-    "CeilDiv": lambda a, b: -(-a // b),
-    "Mod": operator.mod,
-    "PythonMod": operator.mod,
-}
-
-
-def _symbol(expression: str) -> str:
-    """The name of a lone symbol: ``s77`` of ``Symbol('s77', integer=True)``; any other text as it is."""
-    node = ast.parse(expression, mode="eval").body
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Symbol":
-        return str(ast.literal_eval(node.args[0]))
-    return expression
-
-
-def _arithmetic(node: ast.expr, known: Mapping[str, int]) -> int:
-    """A size's expression worked out: whole numbers, names, + − × ÷ and a few functions; nothing else
-    runs.
-    """
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.Name):
-        return known[node.id]
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_arithmetic(node.operand, known)
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_arithmetic(node.left, known), _arithmetic(node.right, known))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Symbol":
-        return known[str(ast.literal_eval(node.args[0]))]
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _FUNCTIONS:
-        return _FUNCTIONS[node.func.id](*(_arithmetic(each, known) for each in node.args))
-    raise KeyError(ast.unparse(node))
-
-
-def _json_tensor(name: str, meta: Any, number: Callable[[Any], int], constant: bool) -> Tensor:
-    shape, strides = (tuple(number(each) for each in meta[key]) for key in ("sizes", "strides"))
-    return Tensor(name, shape, strides, _DTYPES.get(meta["dtype"], "float32"), constant)
-
-
-def _json_call(node: Any, table: Mapping[str, Tensor], number: Callable[[Any], int]) -> Call:
-    """One node of the JSON graph: ``torch.ops.aten.conv2d.default`` and its arguments."""
-
-    def value(arg: Any) -> Any:
-        """An argument by the one key that says its kind."""
-        kind, content = next(iter(arg.items()))
-        if kind in ("as_tensor", "as_tensors"):
-            return (
-                table[content["name"]] if kind == "as_tensor" else [table[each["name"]] for each in content]
-            )
-        if kind == "as_optional_tensors":
-            return [table[each["as_tensor"]["name"]] if "as_tensor" in each else None for each in content]
-        if kind in ("as_sym_int", "as_sym_ints"):
-            return None
-        return None if kind == "as_none" else content
-
-    arguments = {each["name"]: value(each["arg"]) for each in node["inputs"]}
-    results = [x for each in node["outputs"] for x in _tensors([value(each)])]
-    parts = str(node["target"]).split(".")
-    namespace, bare = (
-        (parts[2], parts[3]) if parts[:2] == ["torch", "ops"] and len(parts) > 3 else ("torch", parts[-1])
-    )
-    stack = str(node["metadata"].get("nn_module_stack", "")).split(";")[-1].split(",")
-    module = stack[1] if len(stack) > 2 else ""
-    name = str(node.get("name") or (results[0].name if results else bare))
-    call = Call(bare, name, arguments, tuple(results), module, namespace)
-    return replace(call, tensors=tuple(_tensors(arguments)))

@@ -1,4 +1,4 @@
-"""Recurrent layers: LSTM and GRU over a whole sequence."""
+"""Recurrent layers: LSTM, GRU and the plain one over a whole sequence."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from joulemeter.kernels import Form, OnnxNode, Operand, around, pick
 if TYPE_CHECKING:
     import numpy as np
 
-NAMES = ("lstm", "gru")
+NAMES = ("lstm", "gru", "rnn")
 
 # (steps, in_features, hidden) of language, speech and time-series models.
 _LAYERS = ((35, 200, 200), (35, 650, 650), (100, 80, 256), (50, 128, 128), (20, 512, 512), (96, 7, 64))
-_GATES = {"lstm": 4, "gru": 3}
+_GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 
 
 def form(kernel: Kernel) -> Form:
@@ -28,7 +28,7 @@ def form(kernel: Kernel) -> Form:
     macs = steps * kernel.batch * gates * hidden * (c_in + hidden)
     # Each gate: two biases, a sigmoid or tanh (6); LSTM's cell c' = f c + i g, h = o tanh(c'): 8; GRU's
     # mix: 4.
-    extra = y.elements * (8 * gates + (8 if kernel.family == "lstm" else 4))
+    extra = y.elements * (8 * gates + {"lstm": 8, "gru": 4, "rnn": 0}[kernel.family])
     shapes = (gates * hidden, c_in), (gates * hidden, hidden), (gates * hidden,), (gates * hidden,)
     return Form((x,), tuple(Operand(s, kernel.dtype) for s in shapes), (y,), float(2 * macs + extra), macs)
 
@@ -41,7 +41,7 @@ def sample(name: str, rng: np.random.Generator) -> Kernel:
 
 
 def torch(kernel: Kernel) -> Callable[..., Any]:
-    """``torch.lstm`` or ``torch.gru``, one layer, from a state of zeros."""
+    """``torch.lstm``, ``torch.gru`` or ``torch.rnn_tanh``, one layer, from a state of zeros."""
     import torch
 
     hidden = int(kernel.dimension("hidden"))
@@ -52,13 +52,14 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
         flags = (True, 1, 0.0, False, False, False)
         if kernel.family == "lstm":
             return torch.lstm(x, (state, state), weights, *flags)[0]
-        return torch.gru(x, state, weights, *flags)[0]
+        plain = torch.gru if kernel.family == "gru" else torch.rnn_tanh
+        return plain(x, state, weights, *flags)[0]
 
     return call
 
 
 def onnx(kernel: Kernel) -> tuple[OnnxNode, ...]:
-    """LSTM or GRU; their weights need a leading direction, which Unsqueeze adds."""
+    """LSTM, GRU or RNN; their weights need a leading direction, which Unsqueeze adds."""
     one = {"c0": [0]}
     return (
         OnnxNode("Unsqueeze", ("w0", "c0"), ("u0",), {}, one),
