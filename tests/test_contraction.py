@@ -74,8 +74,11 @@ def test_an_equation_that_does_not_fit_is_refused(equation: str, shapes: list[tu
         layers.contraction(equation, shapes)
 
 
-def test_experts_share_the_rows() -> None:
-    made = layers.grouped_product((64, 16), (8, 16, 32))
-    assert kernels.multiply_adds(made) == 64 * 16 * 32
-    few = kernels.form(layers.grouped_product((3, 16), (8, 16, 32)))
-    assert few.inputs[1].elements == 3 * 16 * 32  # no more of their matrices are read than there are rows
+@pytest.mark.parametrize(
+    ("rows", "experts", "parts"), [(64, 8, [8 * 8]), (67, 8, [5 * 8, 3 * 9]), (3, 8, [3])]
+)
+def test_experts_share_the_rows_as_evenly_as_can_be(rows: int, experts: int, parts: list[int]) -> None:
+    made = layers.grouped_product((rows, 16), (experts, 16, 32))
+    assert [kernels.multiply_adds(each) for each in made] == [part * 16 * 32 for part in parts]
+    # No more of their matrices are read than there are rows.
+    assert sum(kernels.form(each).inputs[1].elements for each in made) == min(rows, experts) * 16 * 32

@@ -277,6 +277,11 @@ def many_operators(x: "torch.Tensor") -> list["torch.Tensor"]:
         nn.functional.embedding_bag(labels[None], rows), torch.kron(rows, rows), torch.empty(3), torch.eye(3),
         nn.functional.bilinear(rows, rows, torch.ones(3, 16, 16)), torch.cumprod(rows, 1),
         nn.functional.conv_transpose3d(image[None], torch.ones(1, 2, 2, 2, 2), stride=2),
+        torch.tensordot(image, image, dims=[[1, 2], [1, 2]]), torch.multinomial(rows.softmax(1), 2),
+        torch.conv_tbc(image[0], torch.ones(3, 8, 5), torch.zeros(5), 1), torch._VF.lstm_cell(
+            rows, (rows, rows), torch.ones(64, 16), torch.ones(64, 16), None, None)[0],
+        torch.istft(torch.stft(x, 16, window=torch.ones(16), return_complex=True), 16, window=torch.ones(16)),
+        nn.functional.adaptive_max_pool1d(image[0], 2),
     ]  # fmt: skip
 
 
@@ -294,6 +299,12 @@ def test_operators_of_many_fields_have_kernels() -> None:
     words = {each.operator: kernels.multiply_adds(each.kernel) for each in network.nodes if each.kernel}
     assert (words["aten.baddbmm"], words["aten.addbmm"]) == (4 * 8**3, 4 * 8**3)
     assert words["aten.mv"] == 256
+    assert (words["aten.tensordot"], words["aten.conv_tbc"]) == (8 * 32 * 8, 4 * 8 * 8 * 5 * 3)
+    assert words["aten.lstm_cell"] == 16 * 4 * 16 * (16 + 16)
+    transforms = [
+        each.kernel for each in network.nodes if each.operator in ("aten.stft", "aten.istft (copy)")
+    ]
+    assert [each.shape["rows"] for each in transforms if each.family == "fft"] == [65, 65]
 
 
 def test_recurrent_layers_of_every_kind_are_one_kernel_a_direction() -> None:

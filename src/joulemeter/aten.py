@@ -36,7 +36,8 @@ def nodes(call: Call, network: str = "") -> list[Node]:
         moved = math.fsum(each.bytes for each in (*call.tensors, *call.results))
         why = "no formula for this operator"
         return [Node(None, full, call.name, call.module, reads, writes, moved, why)]
-    made = list(handler(call))
+    empty = all(0 in each.shape for each in call.results)
+    made = [layers.view()] if empty else list(handler(call))
     copies = [Node(kernel, f"{full} (copy)", call.name, call.module) for kernel in made[:-1]]
     return [*copies, *(Node(kernel, full, call.name, call.module, reads, writes) for kernel in made[-1:])]
 
@@ -261,6 +262,18 @@ def _fourier(call: Call) -> Made:
     return [layers.fft(wide, dim, kind if dim == dims[-1] else "complex", dtype) for dim in dims]
 
 
+def _spectrogram(call: Call) -> Made:
+    """Frames of a signal, each by a window and then transformed; or back, and added up."""
+    back, points = call.operator == "istft", int(call.arguments["n_fft"])
+    spectrum = call.first if back else call.results[0]
+    frames = math.prod(spectrum.shape) // max(spectrum.shape[-2], 1)
+    made = [
+        layers.binary("mul", (frames, points), (points,), False),
+        layers.fft((frames, points), 1, "inverse-real" if back else "real"),
+    ]
+    return [*reversed(made), layers.elementwise(call.results[0].shape, 2, "add")] if back else made
+
+
 def _loss(call: Call) -> Made:
     x = call.first
     scores = (
@@ -307,6 +320,8 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("baddbmm addbmm", products.batched_addmm),
     ("mv dot vdot addmv", products.vector),
     ("_grouped_mm grouped_mm", products.grouped),
+    ("tensordot", products.tensor_product),
+    ("conv_tbc", products.conv_by_time),
     ("bilinear", products.bilinear),
     ("cdist _cdist_forward", products.distances),
     ("scaled_dot_product_attention", products.attention),
@@ -331,21 +346,22 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
         "clip negative absolute greater greater_equal less less_equal not_equal logical_xor cumprod "
         "cummax cummin polar complex angle conj_physical outer ger searchsorted bucketize glu isin "
         "heaviside __lshift__ __rshift__ bitwise_left_shift bitwise_right_shift "
-        "affine_grid_generator isclose special_expit special_erf renorm cross linalg_cross "
+        "affine_grid_generator isclose special_expit special_erf renorm rrelu "
+        "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine cross linalg_cross "
         "logcumsumexp",
         _elementwise,
     ),
     (
         "arange new_zeros new_ones zeros ones full fill zero zeros_like ones_like full_like new_full "
         "scalar_tensor eye linspace logspace full_like rand rand_like randn randn_like randint "
-        "randint_like randperm uniform normal bernoulli exponential tril_indices triu_indices "
+        "randint_like randperm uniform normal bernoulli exponential multinomial tril_indices triu_indices "
         "hann_window hamming_window one_hot fill",
         _fill,
     ),
     ("max_pool1d max_pool2d max_pool3d max_pool2d_with_indices", _pool("maxpool")),
     ("avg_pool1d avg_pool2d avg_pool3d", _pool("avgpool")),
     ("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", _adaptive("avgpool")),
-    ("adaptive_max_pool2d", _adaptive("maxpool")),
+    ("adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d", _adaptive("maxpool")),
     ("dropout feature_dropout alpha_dropout feature_alpha_dropout native_dropout", _dropout),
     ("softmax log_softmax _softmax _log_softmax", _softmax),
     (
@@ -375,7 +391,7 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
         "reflection_pad3d replication_pad1d replication_pad3d rot90 take take_along_dim block_diag "
         "diag diag_embed diagonal_scatter index_copy index_add index_fill scatter_reduce "
         "masked_scatter fliplr flipud put kron cartesian_prod max_unpool2d fft_fftshift "
-        "fft_ifftshift unfold_copy _pad_circular",
+        "fft_ifftshift unfold_copy fractional_max_pool2d fractional_max_pool3d _pad_circular",
         _copy_result,
     ),
     ("embedding", _embedding),
@@ -398,6 +414,10 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
         "binary_cross_entropy binary_cross_entropy_with_logits",
         _loss,
     ),
+    ("stft istft", _spectrogram),
+    ("lstm_cell", products.cell("lstm")),
+    ("gru_cell", products.cell("gru")),
+    ("rnn_tanh_cell rnn_relu_cell", products.cell("rnn")),
     ("_weight_norm _weight_norm_interface", _weight_norm),
     ("embedding_bag _embedding_bag", _bag),
     ("lstm", products.recurrent("lstm")),

@@ -128,7 +128,7 @@ def vector(call: Call) -> Made:
 def grouped(call: Call) -> Made:
     """Rows that each go to one of several matrices: ``_grouped_mm``, or Transformers' own."""
     x, w = call.tensors[:2]
-    return [layers.grouped_product(x.shape, w.shape, x.dtype)]
+    return layers.grouped_product(x.shape, w.shape, x.dtype)
 
 
 def bilinear(call: Call) -> Made:
@@ -211,3 +211,36 @@ def recurrent(family: str) -> Handler:
         ]
 
     return made
+
+
+def cell(family: str) -> Handler:
+    """The handler of one step of ``lstm``, ``gru`` or ``rnn``."""
+
+    def made(call: Call) -> Made:
+        """A layer of one step."""
+        x, inside, across = call.arguments["input"], call.arguments["w_ih"], call.arguments["w_hh"]
+        rows = math.prod(x.shape[:-1])
+        return [layers.recurrent(family, 1, rows, inside.shape[1], across.shape[1], x.dtype)]
+
+    return made
+
+
+def tensor_product(call: Call) -> Made:
+    """Two tensors summed over the named dimensions of each."""
+    a, b = call.tensors[:2]
+    summed = [each % max(len(a.shape), 1) for each in sizes(call.arguments["dims_self"], 1)]
+    inner = math.prod(a.shape[each] for each in summed)
+    rows, columns = (math.prod(each.shape) // max(inner, 1) for each in (a, b))
+    return [layers.product((rows, inner), (inner, columns), a.dtype)]
+
+
+def conv_by_time(call: Call) -> Made:
+    """A convolution whose operands lie time first: ``conv_tbc``."""
+    x, w = call.arguments["self"], call.arguments["weight"]
+    time, batch, channels = x.shape
+    shape = w.shape[2], w.shape[1], w.shape[0]
+    return [
+        layers.convolution(
+            (batch, channels, time), shape, [1], [int(call.get("pad", 0))], [1], 1, True, x.dtype
+        )
+    ]

@@ -330,14 +330,20 @@ def sort(x: Shape, axis: int, kept: int = 0, dtype: str = "float32") -> Kernel:
     return Kernel("sort", {**shape, "kept": kept} if kept else shape, dtype)
 
 
-def grouped_product(x: Shape, weight: Shape, dtype: str = "float32") -> Kernel:
+def grouped_product(x: Shape, weight: Shape, dtype: str = "float32") -> list[Kernel]:
     """Rows of ``x`` (m, inner), each by one of the matrices ``weight`` (n, inner, columns): experts.
 
-    How many rows each gets depends on the data; as many for each as any other is taken.
+    How many rows each matrix gets depends on the data; they are taken to share them as evenly as can be, so
+    some have one row more than others.
     """
-    rows, inner = x[-2], x[-1]
-    count = max(min(weight[0], rows), 1)
-    return product((count, -(-rows // count), inner), (count, inner, weight[-1]), dtype)
+    inner, columns = x[-1], weight[-1]
+    each, more = divmod(x[-2], max(weight[0], 1))
+    shares = ((weight[0] - more, each), (more, each + 1))
+    return [
+        product((count, rows, inner), (count, inner, columns), dtype)
+        for count, rows in shares
+        if count and rows
+    ]
 
 
 def concat(parts: Sequence[Shape], axis: int, dtype: str = "float32") -> Kernel:
