@@ -7,11 +7,13 @@ copies are kernels too. Names of arguments are those of the operators' schemas (
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from joulemeter import aten_products as products
 from joulemeter import layers
 from joulemeter.aten_products import Handler, Made
 from joulemeter.errors import GraphError
+from joulemeter.kernel import Kernel
 from joulemeter.network import Node
 from joulemeter.traced import Call, Tensor, viewable
 
@@ -37,9 +39,20 @@ def nodes(call: Call, network: str = "") -> list[Node]:
         why = "no formula for this operator"
         return [Node(None, full, call.name, call.module, reads, writes, moved, why)]
     empty = all(0 in each.shape for each in call.results)
-    made = [layers.view()] if empty else list(handler(call))
+    made = [layers.view()] if empty else _narrowed(call, handler(call))
     copies = [Node(kernel, f"{full} (copy)", call.name, call.module) for kernel in made[:-1]]
     return [*copies, *(Node(kernel, full, call.name, call.module, reads, writes) for kernel in made[-1:])]
+
+
+def _narrowed(call: Call, made: Made) -> list[Kernel]:
+    """The kernels of a product as autocast runs it: where its result is of half the width, operands are cast
+    to that first."""
+    narrow = call.results[0].dtype
+    if narrow not in ("float16", "bfloat16") or not any(each.family in _CAST for each in made):
+        return list(made)
+    wide = [each for each in call.tensors if each.dtype == "float32"]
+    casts = [layers.plain_copy(each.shape, narrow) for each in wide]
+    return [*casts, *(replace(each, dtype=narrow) for each in made)]
 
 
 def _batch_norm(call: Call) -> Made:
@@ -308,6 +321,8 @@ _BOOKKEEPING = frozenset((
     "detach", "_local_scalar_dense", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided",
     "empty_permuted", "sym_is_contiguous", "_check",
 ))  # fmt: skip
+_CAST = ("conv", "dwconv", "transposed-conv", "fc", "matmul", "attention", "lstm", "gru", "rnn")
+"""Families whose operands autocast makes narrower."""
 _CONTROL = ("cond", "while_loop", "map_impl", "scan", "associative_scan")
 
 _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
