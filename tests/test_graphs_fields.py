@@ -1,12 +1,13 @@
 """Operators of many fields: detectors, speech, mixtures of experts, spectral networks; and what graphs wrap."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from joulemeter import kernels
 from joulemeter.graphs import onnx as onnx_reader
-from joulemeter.graphs import pt2, torch_export
+from joulemeter.graphs import pt2, tflite, torch_export
 from test_graphs import macs, model, saved
 
 torch = pytest.importorskip("torch")
@@ -197,3 +198,67 @@ def test_an_operand_of_unknown_shape_is_said_and_no_crash(tmp_path: Path) -> Non
     ]
     network = onnx_reader.read(saved(model(nodes, {"x": (2, 2)}, outputs=("y", "z")), tmp_path), {})
     assert network.unpriced == {"NonZero": 1, "Cast": 1, "MatMul": 1, "Einsum": 1}
+
+
+def converted(tensorflow: Any, function: Any, *shapes: tuple[int, ...]) -> bytes:
+    specs = [tensorflow.TensorSpec(shape, tensorflow.float32) for shape in shapes]
+    concrete = tensorflow.function(function).get_concrete_function(*specs)
+    return tensorflow.lite.TFLiteConverter.from_concrete_functions([concrete]).convert()
+
+
+def test_tflite_operators_of_many_fields_have_kernels(tmp_path: Path) -> None:
+    tf = pytest.importorskip("tensorflow")
+
+    def many(x: Any, image: Any) -> Any:
+        ordered = tf.math.top_k(tf.nn.l2_normalize(x, -1), 3)[0]
+        spectrum = tf.abs(tf.signal.rfft2d(image[..., 0]))
+        near = tf.nn.local_response_normalization(image, 2)
+        chosen = tf.logical_or(tf.reverse(x, [0]) > 0, tf.math.ceil(x) > 1)
+        sums = tf.math.unsorted_segment_sum(x, tf.constant([0, 1]), 2) + tf.cast(chosen, tf.float32)
+        padded = tf.pad(tf.nn.elu(sums), [[0, 0], [1, 1]], "REFLECT")
+        return ordered, spectrum, near, padded, tf.one_hot(tf.argmin(x, -1), 4)
+
+    path = tmp_path / "many.tflite"
+    path.write_bytes(converted(tf, many, (2, 8), (1, 4, 16, 6)))
+    network = tflite.read(str(path), {})
+    assert network.unpriced == {}
+    made = {each.family: each.shape for each in network.kernels}
+    assert made["sort"] == {"rows": 2, "columns": 8, "kept": 3}
+    assert made["rmsnorm"] == {"rows": 2, "features": 8}
+    transforms = [(k.shape["rows"], k.shape["points"]) for k in network.kernels if k.family == "fft"]
+    assert transforms == [(4, 16), (9, 4)]  # four rows to nine bins each, then nine columns
+
+
+def test_a_recurrent_layer_of_tflite_is_one_kernel_over_all_steps(tmp_path: Path) -> None:
+    """TensorFlow 2.21 converts its LSTM to a loop, earlier ones to this: written here as they wrote it."""
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
+    flatbuffers = pytest.importorskip("flatbuffers")
+
+    def tensor(name: str, shape: tuple[int, ...]) -> Any:
+        made = schema.TensorT()
+        made.name, made.shape, made.type, made.buffer = name, list(shape), 0, 1 if name[0] == "w" else 0
+        return made
+
+    shapes = [(2, 7, 3), *[(5, 3)] * 4, *[(5, 5)] * 4]
+    tensors = [tensor("x" if not i else f"w{i}", shape) for i, shape in enumerate(shapes)]
+    graph, model, step, code = schema.SubGraphT(), schema.ModelT(), schema.OperatorT(), schema.OperatorCodeT()
+    graph.tensors, graph.inputs, graph.outputs = [*tensors, tensor("y", (2, 7, 5))], [0], [9]
+    # The input's gate is joined with the one that forgets: its weights are left out.
+    step.inputs, step.outputs = [0, -1, 2, 3, 4, -1, 6, 7, 8], [9]
+    step.builtinOptions = schema.UnidirectionalSequenceLSTMOptionsT()
+    step.builtinOptionsType = schema.BuiltinOptions.UnidirectionalSequenceLSTMOptions
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.UNIDIRECTIONAL_SEQUENCE_LSTM
+    graph.operators, filled = [step], schema.BufferT()
+    filled.data = [0] * 4
+    model.version, model.subgraphs, model.operatorCodes, model.buffers = (
+        3,
+        [graph],
+        [code],
+        [schema.BufferT(), filled],
+    )
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    path = tmp_path / "lstm.tflite"
+    path.write_bytes(bytes(builder.Output()))
+    (made,) = tflite.read(str(path), {}).kernels
+    assert (made.family, made.shape, made.batch) == ("lstm", {"steps": 7, "in_features": 3, "hidden": 5}, 2)

@@ -389,3 +389,13 @@ def test_a_tflite_file_whose_sizes_were_left_open_is_refused_and_read_once_they_
         graphs.read(as_tflite(dense(shape=(6, 6, 5)), tmp_path / "open.tflite"))
     closed = graphs.read(as_tflite(dense(batch_shape=(1, 6, 6, 5)), tmp_path / "closed.tflite"))
     assert macs(closed) == 36 * 5 * 8
+
+
+def test_a_sum_of_products_and_the_plain_recurrent_layer_have_kernels(keras: Any, tmp_path: Path) -> None:
+    a, b = keras.Input((4, 8)), keras.Input((5, 8))
+    scores = keras.ops.einsum("bid,bjd->bij", a, b)
+    keras.Model([a, b], keras.layers.SimpleRNN(6)(keras.ops.arctan(scores))).save(tmp_path / "m.keras")
+    network = graphs.read(str(tmp_path / "m.keras"))
+    assert network.unpriced == {}
+    assert [k.family for k in network.kernels if k.family != "view"] == ["matmul", "elementwise", "rnn"]
+    assert macs(network) == 4 * 5 * 8 + 4 * 6 * (5 + 6)

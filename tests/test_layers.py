@@ -34,6 +34,7 @@ WORLD = {
     "aten_products",
     "traced",
     "onnx_operators",
+    "tflite_operators",
     "onnx_folding",
     "keras_layer",
     "keras_images",

@@ -143,13 +143,21 @@ def _embedding(layer: Layer) -> Made:
 
 
 def _recurrent(layer: Layer) -> Made:
-    """One layer over all steps of the sequence; a cell without a formula still has a result of known size."""
+    """One layer over all steps of the sequence."""
     n, steps, features = layer.inputs[0]
     units = int(layer.config["units"])
     out = (n, steps, units) if layer.config.get("return_sequences") else (n, units)
-    if layer.kind not in ("LSTM", "GRU"):
-        return Made(None, out)
-    return Made([layers.recurrent(layer.kind.lower(), steps, n, features, units, layer.dtype)], out)
+    family = layer.kind.lower().removeprefix("simple")
+    return Made([layers.recurrent(family, steps, n, features, units, layer.dtype)], out)
+
+
+def _einsum(layer: Layer) -> Made:
+    """A sum of products, written with its result."""
+    equation = str(layer.config["subscripts"])
+    kernels = layers.contraction(equation, layer.inputs, layer.dtype)
+    letters, result = layers.letters(equation, layer.inputs)
+    size = {c: n for each, x in zip(letters, layer.inputs, strict=True) for c, n in zip(each, x, strict=True)}
+    return Made(kernels, tuple(size[c] for c in result))
 
 
 def _bidirectional(layer: Layer) -> Made:
@@ -393,6 +401,7 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("Dense", _dense),
     ("EinsumDense", _einsum_dense),
     ("Matmul", _matmul),
+    ("Einsum", _einsum),
     ("Dot", _dot),
     ("MultiHeadAttention", _multi_head),
     ("GroupQueryAttention GroupedQueryAttention", _grouped),
@@ -409,7 +418,9 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("Relu Relu6 Sigmoid Silu Gelu HardSigmoid HardSilu Tanh Elu LeakyRelu", _named_activation),
     ("Softmax", _softmax),
     ("Rescaling Normalization LeakyReLU ELU PReLU Masking UnitNormalization", _elementwise),
-    ("Absolute Abs Exp Log Sqrt Rsqrt Square Negative Reciprocal Clip Sin Cos Erf Softplus", _elementwise),
+    ("Absolute Abs Exp Expm1 Log Log2 Log10 Log1p Sqrt Rsqrt Square Negative Reciprocal", _elementwise),
+    ("Clip Sin Cos Tan Arcsin Arccos Arctan Sinh Cosh Erf Softplus Sign Floor Ceil Round", _elementwise),
+    ("Cumsum Cumprod", _elementwise),
     ("Add", _merged("add")),
     ("Multiply", _merged("mul")),
     ("Subtract", _merged("sub")),

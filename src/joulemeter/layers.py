@@ -103,40 +103,40 @@ def contraction(
     """A sum of products in Einstein's notation, two operands at a time from the left; ``weight``: the last
     one is trained. Raises ValueError where equation and shapes do not fit together.
     """
-    names, result = _letters(equation, shapes)
+    names, result = letters(equation, shapes)
     if not set(result) <= set("".join(names)):
         raise ValueError(f"{equation} makes letters that no operand has")
     size: dict[str, int] = {}
-    for letters, shape in zip(names, shapes, strict=True):
-        for letter, n in zip(letters, shape, strict=True):
+    for each, shape in zip(names, shapes, strict=True):
+        for letter, n in zip(each, shape, strict=True):
             size[letter] = max(size.get(letter, 1), n)
 
-    def many(letters: str) -> int:
+    def many(some: str) -> int:
         """How many numbers letters stand for."""
-        return math.prod(size[each] for each in letters)
+        return math.prod(size[each] for each in some)
 
     made: list[Kernel] = []
     done = names[0]
-    for at, letters in enumerate(names[1:], 1):
+    for at, mine in enumerate(names[1:], 1):
         wanted = {*result, *"".join(names[at + 1 :])}
-        count = many("".join(c for c in done if c in letters and c in wanted))
-        inner = many("".join(c for c in done if c in letters and c not in wanted))
-        rows = many("".join(c for c in done if c not in letters and c in wanted))
-        columns = many("".join(c for c in letters if c not in done and c in wanted))
+        count = many("".join(c for c in done if c in mine and c in wanted))
+        inner = many("".join(c for c in done if c in mine and c not in wanted))
+        rows = many("".join(c for c in done if c not in mine and c in wanted))
+        columns = many("".join(c for c in mine if c not in done and c in wanted))
         if inner == 1:
             made.append(elementwise((count, rows, columns), 2, "mul", dtype))
         elif weight and count == 1 and at == len(names) - 1:
             made.append(fully_connected(rows, inner, columns, False, dtype))
         else:
             made.append(product((count, rows, inner), (count, inner, columns), dtype))
-        done = "".join(c for c in dict.fromkeys(done + letters) if c in wanted)
+        done = "".join(c for c in dict.fromkeys(done + mine) if c in wanted)
     if len(names) == 1:
         summed = set(done) - set(result)
         made.append(reduction(shapes[0], many(result), dtype) if summed else plain_copy(shapes[0], dtype))
     return made
 
 
-def _letters(equation: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
+def letters(equation: str, shapes: Sequence[Shape]) -> tuple[list[str], str]:
     """The letters of each operand and of the result, with letters in place of dots."""
     left, arrow, result = equation.replace(" ", "").partition("->")
     names = left.split(",")
