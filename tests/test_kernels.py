@@ -142,6 +142,19 @@ def test_a_backward_pass_has_two_products_for_each() -> None:
     call()
 
 
+@pytest.mark.parametrize("name", sorted(name for name in kernels.families() if name.endswith("-backward")))
+def test_every_backward_pass_can_be_taken_and_writes_the_gradients_that_it_says(name: str) -> None:
+    kernel = small(name, 5)
+    first = backward.forward(kernel)
+    leaves = [each.requires_grad_(each.is_floating_point()) for each in tensors(first)]
+    made = kernels.family(name).torch(kernel)(*leaves)
+    results = [each for each in (made if isinstance(made, list | tuple) else [made]) if each.requires_grad]
+    wanted = [each for each in leaves if each.requires_grad]
+    gradients = torch.autograd.grad(results, wanted, [torch.ones_like(y) for y in results], allow_unused=True)
+    written = sum(each.numel() for each in gradients if each is not None)
+    assert written == sum(each.elements for each in kernels.form(kernel).results)
+
+
 def test_samples_are_joint_a_depthwise_layer_keeps_its_channels() -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -28,7 +28,8 @@ class Operand:
     """A tensor a kernel reads or writes. ``layout`` is ``""`` (row-major) or ``channels-last``.
 
     Integers are drawn from 0 to ``below`` − 1. ``read`` is the share of it that the kernel touches. ``rare``
-    is a share of the numbers and the value they have, where some values are slower than others.
+    is a share of the numbers and the value they have, where some values are slower than others. A
+    ``statistic`` (a running mean) has no gradient.
     """
 
     shape: tuple[int, ...]
@@ -37,6 +38,7 @@ class Operand:
     below: int = 2
     read: float = 1.0
     rare: tuple[float, float] = (0.0, 0.0)
+    statistic: bool = False
 
     @property
     def elements(self) -> int:

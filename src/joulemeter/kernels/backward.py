@@ -48,7 +48,11 @@ def form(kernel: Kernel) -> Form:
     Each product has two: dX = dY Wᵀ and dW = Xᵀ dY; any other FLOP counts once.
     """
     made = kernels.form(forward(kernel))
-    gradients = tuple(each for each in (*made.inputs, *made.weights) if not each.dtype.startswith("int"))
+    gradients = tuple(
+        each
+        for each in (*made.inputs, *made.weights)
+        if not each.dtype.startswith("int") and not each.statistic
+    )
     flops = made.flops + 2 * made.multiply_adds
     return Form((*made.inputs, *made.results), made.weights, gradients, flops, 2 * made.multiply_adds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from joulemeter.kernel import Kernel
@@ -107,9 +108,11 @@ def form(kernel: Kernel) -> Form:
     # The bias adds 1 a result; bn scales and shifts, 2; add and relu 1 each; hswish 4; silu 4.
     bias = int(kernel.dimension("bias", 0))
     extra = bias + sum({"bn": 2, "add": 1, "relu": 1, "hswish": 4, "silu": 4}[each] for each in fused)
-    vectors = bias + (4 if "bn" in fused else 0)
     added = (y,) if "add" in fused else ()
-    weights = (w, *[Operand((c_out,), kernel.dtype)] * vectors)
+    vector = Operand((c_out,), kernel.dtype)
+    running = replace(vector, statistic=True)
+    norm = (running, running, vector, vector) if "bn" in fused else ()
+    weights = (w, *[vector] * bias, *norm)
     return Form((x, *added), weights, (y,), 2 * macs + extra * y.elements, macs)
 
 
@@ -175,7 +178,7 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
         y = conv(x, weights[0], weights[1] if biased else None, stride, padding, dilation, groups)
         if "bn" in fused:
             mean, var, scale, shift = weights[1 + biased :]
-            y = F.batch_norm(y, mean, var, scale, shift)
+            y = F.batch_norm(y, mean.detach(), var.detach(), scale, shift)
         y = y.add_(added[0]) if added else y
         return act(y) if act else y
 

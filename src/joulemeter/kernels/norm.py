@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from joulemeter.kernel import Kernel
@@ -27,6 +29,8 @@ _ROWS = (
     (128, 768), (64, 512), (384, 768), (1, 768), (256, 256), (784, 384), (196, 768), (49, 1536),
 )  # fmt: skip
 _ROWWISE = ("layernorm", "rmsnorm")
+_OWN = (*_ROWWISE, "groupnorm")
+"""Norms by the statistics of what they read."""
 
 
 def form(kernel: Kernel) -> Form:
@@ -37,10 +41,12 @@ def form(kernel: Kernel) -> Form:
     else:
         shape = (kernel.batch, c, int(kernel.dimension("height")), int(kernel.dimension("width")))
     x = Operand(shape, kernel.dtype, str(kernel.shape.get("layout", "")))
-    vectors = {"layernorm": 2, "rmsnorm": 1, "groupnorm": 2}.get(kernel.family, 4)
+    vector = Operand((c,), kernel.dtype)
+    running = () if kernel.family in _OWN else (replace(vector, statistic=True),) * 2
+    trained = 1 if kernel.family == "rmsnorm" else 2
     # bn: x·a + b, 2. The others but RMS: sum 1, squares 2, (x − µ)/σ 2, ·γ + β 2. RMS: squares 2, /r 1, ·γ 1.
     each = {"bn": 2, "bn-relu": 3, "bn-train": 7, "layernorm": 7, "rmsnorm": 4, "groupnorm": 7}[kernel.family]
-    return Form((x,), (Operand((c,), kernel.dtype),) * vectors, (x,), float(each * x.elements))
+    return Form((x,), (*running, *(vector,) * trained), (x,), float(each * x.elements))
 
 
 def sample(name: str, rng: np.random.Generator) -> Kernel:
@@ -67,13 +73,15 @@ def torch(kernel: Kernel) -> Callable[..., Any]:
 
     c = int(kernel.dimension("features"))
     groups = int(kernel.dimension("groups"))
+
+    def batch_norm(x: Any, mean: Any, var: Any, scale: Any, shift: Any, training: bool = False) -> Any:
+        """By statistics that have no gradient; in training by the batch's own, which change them."""
+        return F.batch_norm(x, mean.detach(), var.detach(), scale, shift, training)
+
     named: dict[str, Callable[..., Any]] = {
-        "bn": F.batch_norm,
-        "bn-relu": lambda x, *weights: F.relu_(F.batch_norm(x, *weights)),
-        # Running statistics are written, and have no gradient.
-        "bn-train": lambda x, mean, var, scale, shift: F.batch_norm(
-            x, mean.detach(), var.detach(), scale, shift, True
-        ),
+        "bn": batch_norm,
+        "bn-relu": lambda x, *weights: F.relu_(batch_norm(x, *weights)),
+        "bn-train": partial(batch_norm, training=True),
         "layernorm": lambda x, scale, shift: F.layer_norm(x, (c,), scale, shift),
         "rmsnorm": lambda x, scale: F.rms_norm(x, (c,), scale),
         "groupnorm": lambda x, scale, shift: F.group_norm(x, groups, scale, shift),
