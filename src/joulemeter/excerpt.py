@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from joulemeter.design import Stretches
-from joulemeter.occupancy import Occupancy
+from joulemeter.occupancy import Occupancy, seconds_between
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 ROWS = 1_200
 """Readings that are looked at: those around the greatest changes."""
+
+GRID = 150_000
+"""Moments at which it is noted who has run for how long."""
 
 LONG_ROW = 8
 """Rows this many times as long as the usual one are not looked at."""
@@ -68,3 +72,32 @@ def nearby(rows: Excerpt, reach: int) -> Stretches:
     breaks = np.flatnonzero(np.diff(rows.t_ns) > reach)
     first, last = np.append(0, breaks + 1), np.append(breaks, len(rows.t_ns) - 1)
     return Stretches(rows.t_ns[first] - reach, rows.t_ns[last])
+
+
+class Elapsed:
+    """Seconds that each column has run by any time near the excerpt's readings, read off a fine grid."""
+
+    def __init__(self, occupancy: Occupancy, columns: Ints, stretches: Stretches) -> None:
+        whole_ns = int((stretches.end_ns - stretches.start_ns).sum())
+        self._grain_ns = max(whole_ns // GRID, 10_000)
+        self._start_ns = stretches.start_ns
+        count = int(columns.max()) + 1
+        group = sparse.csr_matrix(
+            (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), count)
+        )
+        tables = []
+        for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
+            edges = np.arange(start, end + 2 * self._grain_ns, self._grain_ns)
+            fine = (seconds_between(occupancy, edges) @ group).toarray()
+            tables.append(np.concatenate([np.zeros((1, count)), np.cumsum(fine, axis=0)]))
+        self._first = np.cumsum([0, *(len(table) for table in tables[:-1])])
+        self._upto = np.concatenate(tables)
+
+    def at(self, t_ns: Ints) -> Floats:
+        """Seconds (n, columns) by each time, from the start of the stretch that it lies in."""
+        stretch = np.maximum(np.searchsorted(self._start_ns, t_ns, side="right") - 1, 0)
+        place = (t_ns - self._start_ns[stretch]) / self._grain_ns
+        whole = np.maximum(place.astype(np.int64), 0)
+        row = np.minimum(self._first[stretch] + whole, len(self._upto) - 2)
+        part = np.clip(place - whole, 0.0, 1.0)[:, None]
+        return np.asarray(self._upto[row] * (1 - part) + self._upto[row + 1] * part)

@@ -251,6 +251,13 @@ def evidence_of(sums: Gram, prior: Prior) -> float:
     return -0.5 * (sums.log_det + float(residual) - gained + log_post - log_prior)
 
 
+def belief(noise: Noise, usual: Noise) -> float:
+    """How much less likely than the ``usual`` a noise is beforehand, as a logarithm: a factor of 4.5 is one
+    sigma."""
+    off = np.log([noise.variation / usual.variation, noise.jitter / usual.jitter])
+    return float(((off / 1.5) ** 2).sum() / 2)
+
+
 def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual: Noise) -> Noise:
     """The noise that makes the rows most probable; ``usual`` is where it starts and what few rows fall back
     to."""
@@ -260,9 +267,8 @@ def fit_noise(design: Design, prior: Prior, powers: Floats, extra: Extra, usual:
     def loss(x: Floats) -> float:
         """Minus the evidence of the log of variation and jitter, pulled to their usual values."""
         noise = Noise(*np.exp(np.clip(x, -25, 5)))
-        pull = ((x - start) / np.array([1.5, 1.5])) ** 2 / 2
         sums = gram(design, powers, noise, extra, work=False, columns_of=columns)
-        return float(pull.sum()) - evidence_of(sums, prior)
+        return belief(Noise(*np.exp(x)), usual) - evidence_of(sums, prior)
 
     found = optimize.minimize(
         loss,

@@ -44,7 +44,7 @@ _USUAL = (1.0, 1.0, 0.0, 0.0, 0.0)
 """What the costs are drawn towards: a network is the sum of its kernels."""
 FACT = "adding up"
 """The predictor's fact that holds what whole networks taught."""
-_PRODUCTS = ("conv", "dwconv", "fc", "matmul", "attention", "transposed-conv", "lstm", "gru", "se")
+_PRODUCTS = ("conv", "dwconv", "fc", "matmul", "attention", "transposed-conv", "lstm", "gru", "rnn", "se")
 _RIDGE = 0.05
 """How much weight the usual costs have beside a network's relative error of 1."""
 _FEWEST = 4

@@ -26,6 +26,11 @@ SHAPE = 4.0
 otherwise."""
 
 
+UNLIKE = 0.6
+"""The same where a device's kernels and their host's calls share a rail: one may draw twenty times the
+other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Beliefs:
     """``power`` is each column's prior, ``others`` that of the idle knots and of how far the response is off,
@@ -64,6 +69,8 @@ def power_prior(usual_w: float, shape: float, kept: Columns) -> PowerPrior:
 
     The long calls of one site share its prior, so each has the n-th part of its weight.
     """
+    kinds = {each.kind for each in kept.occupancy.sites} - {"run"}
+    shape = min(shape, UNLIKE) if "kernel" in kinds and len(kinds) > 1 else shape
     shapes = np.array([1.0 if each.kind == "run" else shape for each in kept.occupancy.sites] + [1.0])
     for site in np.unique(kept.site[kept.single]):
         mine = np.flatnonzero(kept.single & (kept.site == site))

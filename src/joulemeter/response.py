@@ -12,10 +12,10 @@ from scipy import linalg, sparse
 
 from joulemeter import ages
 from joulemeter.design import Design, Response, Stretches, Windows, counts, hats, smeared_ns, windows
-from joulemeter.excerpt import excerpt_of, nearby
+from joulemeter.excerpt import Elapsed, excerpt_of, nearby
 from joulemeter.nesting import parts
-from joulemeter.noise import Noise, Prior, evidence, fit_noise, no_extra
-from joulemeter.occupancy import Occupancy, around, busy_stretches, seconds_between
+from joulemeter.noise import Noise, Prior, belief, evidence, fit_noise, no_extra
+from joulemeter.occupancy import Occupancy, around, busy_stretches
 from joulemeter.reading import Rail
 from joulemeter.timeline import Timeline
 
@@ -31,11 +31,11 @@ SITES = 24
 EACH_WINDOW = 6
 """The same of each single window."""
 
-GRID = 150_000
-"""Moments at which it is noted who has run for how long."""
-
 SHORTLIST = 48
 """Pairs of lag and window, likely at a glance, that are weighed with care."""
+
+WINDOWS = 8
+"""Averaging windows that are weighed each with the noise that it leaves."""
 
 LEFT = 200
 """Pairs that stay to be weighed again."""
@@ -132,10 +132,12 @@ def _first_pairs(
         return [Response(int(lag), int(span)) for span in _ticks(step) for lag in lags if lag >= span // 2]
     spans = np.array([told.window_ns]) if window_known else _spans(step, told.window_ns)
     finer = lags if lag_known else np.union1d(lags, np.arange(0, 150_000_000, 1_250_000))
+    # What looks at a moment tells its lag to a part of a call.
+    finest = lags if lag_known else np.union1d(lags, np.arange(0, 3 * step, max(step // 40, 100_000)))
     return [
         Response(int(lag), int(span))
         for span in spans
-        for lag in (finer if _usual(int(span), told) else lags)
+        for lag in (finest if span < step // 4 else finer if _usual(int(span), told) else lags)
     ]
 
 
@@ -151,12 +153,15 @@ def _ticks(step: int) -> Ints:
 
 
 def _spans(step: int, told: int) -> Ints:
-    """Averaging windows to try: from an eighth of the period to two seconds, the period itself among them."""
+    """Averaging windows to try: from a hundredth of the period (a sample of the moment) to two seconds, the
+    period itself among them."""
     fractions = step * np.array(
-        [0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50]
+        [0.01, 0.03, 0.1, 0.15, 0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50]
     )
     some = np.concatenate([fractions, USUAL_WINDOWS_NS, [told]]).astype(np.int64)
-    return np.unique(some[(some <= max(LONGEST_WINDOW_NS, 2 * step)) & (some >= min(step // 10, 10_000_000))])
+    return np.unique(
+        some[(some <= max(LONGEST_WINDOW_NS, 2 * step)) & (some >= min(step // 100, 10_000_000))]
+    )
 
 
 def _narrowed(
@@ -173,12 +178,12 @@ def _narrowed(
         glance = search.glances(others)
         short += [others[at] for at in _shortlist(others, glance)]
         scored.update(zip(short, search.weigh(short), strict=True))
+        each_window = _best_of_each_window(scored)
         scored = dict(sorted(scored.items(), key=lambda each: -each[1])[:LEFT])
-        best = max(scored, key=lambda pair: scored[pair])
         if turn in (0, 2):
-            search.refit(best)
-            scored = dict(zip(scored, search.weigh(list(scored)), strict=True))
-            best = max(scored, key=lambda pair: scored[pair])
+            search.refit(each_window[:1] if window_fixed or search.counter or turn else each_window)
+            weighed = list(dict.fromkeys([*scored, *each_window]))
+            scored = dict(zip(weighed, search.weigh(weighed), strict=True))
         leaders = _diverse(scored, (8, 5, 3, 1, 1)[turn], grain)
         grain, ratio = max(grain / 3, 1.0), ratio**0.5
         pairs = []
@@ -210,6 +215,11 @@ def _narrowed(
         )
         for pair in _modes(scored, step, search.counter)
     ]
+
+
+def _best_of_each_window(scored: dict[Response, float]) -> list[Response]:
+    """The likeliest response of each of the likeliest averaging windows, of some length apart."""
+    return _diverse(scored, WINDOWS, np.inf)
 
 
 def _shortlist(pairs: list[Response], glance: Floats) -> list[int]:
@@ -281,7 +291,7 @@ class _Search:
         longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * timeline.spacing_ns)
         near = nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * timeline.spacing_ns))
         columns = _busiest(occupancy)
-        self._table = _Table(around(occupancy, near.start_ns, near.end_ns), columns, near)
+        self._table = Elapsed(around(occupancy, near.start_ns, near.end_ns), columns, near)
         self._call_s = _group_calls(occupancy, columns)
         self._noise = Noise(0.05**2, 0.1 * timeline.spacing_ns / 1e9 if self.counter else 0.005)
         self._usual = self._noise
@@ -324,11 +334,17 @@ class _Search:
             )
         return made
 
-    def refit(self, pair: Response) -> None:
-        """Takes the noise from what a pair leaves over."""
-        made = next(iter(self._designs([pair])))
-        prior, at = self._prior(made)
-        self._noise = fit_noise(made, prior, at, no_extra(len(made)), self._usual)
+    def refit(self, pairs: list[Response]) -> None:
+        """Takes the noise from what a pair leaves over: of the pair that is the likeliest with its own.
+
+        Calls that differ much from each other make short windows likely while they are taken to be alike.
+        """
+        usual, found = self._usual, []
+        for pair, made in zip(pairs, self._designs(pairs), strict=True):
+            prior, at = self._prior(made)
+            self._noise = fit_noise(made, prior, at, no_extra(len(made)), usual)
+            found.append((self.weigh([pair])[0] - belief(self._noise, usual), self._noise))
+        self._noise = max(found, key=lambda each: each[0])[1]
 
     def _prior(self, made: Design) -> tuple[Prior, Floats]:
         ran = max(float(made.seconds.sum()), 1e-9)
@@ -400,35 +416,6 @@ def _group_calls(occupancy: Occupancy, columns: Ints) -> Floats:
         once += np.bincount(at, weights=length, minlength=count)
         twice += np.bincount(at, weights=length * length, minlength=count)
     return np.asarray(np.divide(twice, once, out=np.full(count, 1e-3), where=once > 0))
-
-
-class _Table:
-    """Seconds that each column has run by any time near the excerpt's readings, read off a fine grid."""
-
-    def __init__(self, occupancy: Occupancy, columns: Ints, stretches: Stretches) -> None:
-        whole_ns = int((stretches.end_ns - stretches.start_ns).sum())
-        self._grain_ns = max(whole_ns // GRID, 10_000)
-        self._start_ns = stretches.start_ns
-        count = int(columns.max()) + 1
-        group = sparse.csr_matrix(
-            (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), count)
-        )
-        tables = []
-        for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
-            edges = np.arange(start, end + 2 * self._grain_ns, self._grain_ns)
-            fine = (seconds_between(occupancy, edges) @ group).toarray()
-            tables.append(np.concatenate([np.zeros((1, count)), np.cumsum(fine, axis=0)]))
-        self._first = np.cumsum([0, *(len(table) for table in tables[:-1])])
-        self._upto = np.concatenate(tables)
-
-    def at(self, t_ns: Ints) -> Floats:
-        """Seconds (n, columns) by each time, from the start of the stretch that it lies in."""
-        stretch = np.maximum(np.searchsorted(self._start_ns, t_ns, side="right") - 1, 0)
-        place = (t_ns - self._start_ns[stretch]) / self._grain_ns
-        whole = np.maximum(place.astype(np.int64), 0)
-        row = np.minimum(self._first[stretch] + whole, len(self._upto) - 2)
-        part = np.clip(place - whole, 0.0, 1.0)[:, None]
-        return np.asarray(self._upto[row] * (1 - part) + self._upto[row + 1] * part)
 
 
 def _likelihood(made: Design, counter: bool) -> float:

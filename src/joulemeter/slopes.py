@@ -41,6 +41,9 @@ REACH = 2
 """Over how many ages they spread: calls shorter than that are not told from their neighbours. Calls about as
 long as one age would seem to be, by where ages happen to lie."""
 
+SURPRISING = 9.0
+"""Variances that a step is off from which on it is the powers that are wrong."""
+
 PART = 4_000
 """Readings whose moments are looked up at once."""
 
@@ -106,12 +109,13 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class Slopes:
     """``pulls`` (n − 1, p) of each step: on each column's power, each knot's, and the lag in seconds;
-    ``on_spread`` (n − 1, 2) on the logarithms of the rates and of the blur. ``score``: how likely all steps
-    are, a
+    ``on_spread`` (n − 1, 2) on the logarithms of the rates and of the blur. ``surprise`` (n − 1,): how many
+    variances each step is off, 1 in the mean where the powers are right. ``score``: how likely all are, a
     logarithm."""
 
     pulls: Floats
     on_spread: Floats
+    surprise: Floats
     score: float
 
 
@@ -152,17 +156,17 @@ def slopes(walk: Walk, made: Table, powers: Floats, spread: Spread) -> Slopes:
     count, many = len(walk.steps.joules), pairs.wide.shape[1]
     ahead = np.full((len(walk), walk.bins), 1 / walk.bins)
     tangents = np.zeros((len(walk), many + 2, walk.bins))
-    pulls, score = np.zeros((count, many + 2)), 0.0
+    pulls, surprise, score = np.zeros((count, many + 2)), np.zeros(count), 0.0
     for live, at, counts, moves in walk:
-        fresh, moved = pairs.passed(at, ahead[live], tangents[live], moves)
+        fresh, moved, off = pairs.passed(at, ahead[live], tangents[live], moves)
         total = np.maximum(fresh.sum(axis=1), 1e-300)
         pull = moved.sum(axis=2) / total[:, None]
         ahead[live] = fresh / total[:, None]
         tangents[live] = moved / total[:, None, None] - pull[:, :, None] * ahead[live][:, None, :]
         if counts:
-            pulls[at] = pull
+            pulls[at], surprise[at] = pull, off / total
             score += float(np.log(total).sum())
-    return Slopes(pulls[:, :many], pulls[:, many:], score)
+    return Slopes(pulls[:, :many], pulls[:, many:], surprise, score)
 
 
 class _Pairs:
@@ -178,9 +182,11 @@ class _Pairs:
         self.blur = spread.blur * by_lag**2 * (made.width_s**2 / 12 + STAMP_S**2) + spread.floor / 2
         self.mute = steps.stale | ~steps.known
 
-    def passed(self, at: Ints, ahead: Floats, tangents: Floats, moves: Floats) -> tuple[Floats, Floats]:
-        """Over steps ``at`` (m,): probabilities of ages (m, b) and derivatives (m, p + 2, b), not yet
-        scaled."""
+    def passed(
+        self, at: Ints, ahead: Floats, tangents: Floats, moves: Floats
+    ) -> tuple[Floats, Floats, Floats]:
+        """Over steps ``at`` (m,): probabilities of ages (m, b), derivatives (m, p + 2, b), and by how many
+        variances steps are off (m,), not yet scaled."""
         of_calls = np.maximum(self.of_calls[at + 1][:, None, :] - self.of_calls[at][:, :, None], 0)
         variance = of_calls + self.blur[at][:, :, None] + self.blur[at + 1][:, None, :]
         step = self.shown[at + 1][:, None, :] - self.shown[at][:, :, None]
@@ -199,7 +205,8 @@ class _Pairs:
         moved[:, :-2] -= np.matmul(self.wide[at], pulled)
         moved[:, -2] += calls.sum(axis=1)
         moved[:, -1] += (wrong - calls).sum(axis=1)
-        return weight.sum(axis=1), moved
+        off_by = (weight * np.where(told, squared, 0.0)).sum(axis=(1, 2))
+        return weight.sum(axis=1), moved, off_by
 
 
 def gram_of(found: Slopes, powers: Floats, rate: Floats) -> Gram:
@@ -207,9 +214,11 @@ def gram_of(found: Slopes, powers: Floats, rate: Floats) -> Gram:
 
     A call's own deviation adds to a step in proportion to its time in it, as its power does: the pulls on it
     are
-    those on the power, times the rate.
+    those on the power, times the rate. A step that is far off pulls hard, and its square would count as many
+    steps: it counts as one at the edge of what powers that are right leave.
     """
-    told = found.pulls.T @ found.pulls
+    counted = 1 / np.maximum(found.surprise / SURPRISING, 1.0)
+    told = (found.pulls * counted[:, None]).T @ found.pulls
     joules = told @ powers + found.pulls.sum(axis=0)
     whole = np.eye(len(powers))
     whole = np.column_stack([whole, whole[:, : len(rate)] * rate])
