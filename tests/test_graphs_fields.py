@@ -1,5 +1,6 @@
 """Operators of many fields: detectors, speech, mixtures of experts, spectral networks; and what graphs wrap."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,30 @@ def test_operators_of_many_fields_have_kernels() -> None:
         each.kernel for each in network.nodes if each.operator in ("aten.stft", "aten.istft (copy)")
     ]
     assert [each.shape["rows"] for each in transforms if each.family == "fft"] == [65, 65]
+
+
+@pytest.mark.parametrize(
+    ("function", "width", "rows_and_points"),
+    [
+        (lambda x: torch.fft.fftn(x + 0j).real, 4, [(12, 4), (8, 6), (24, 2)]),
+        (lambda x: torch.fft.fft2(x + 0j).real, 4, [(8, 6), (12, 4)]),
+        (lambda x: torch.view_as_real(torch.fft.rfft2(x)), 4, [(12, 4), (6, 6)]),
+        (lambda x: torch.fft.irfft2(x + 0j, s=(6, 4)), 3, [(6, 6), (12, 4)]),
+        (lambda x: torch.view_as_real(torch.fft.rfft(x)), 4, [(12, 4)]),
+    ],
+)
+def test_a_fourier_transform_has_one_kernel_an_axis_and_half_the_work_where_one_side_is_real(
+    function: Callable[["torch.Tensor"], "torch.Tensor"], width: int, rows_and_points: list[tuple[int, int]]
+) -> None:
+    """Of an image of 2 × 6 × 4; the half of its last axis has three bins."""
+
+    class Transform(nn.Module):
+        def forward(self, x: "torch.Tensor") -> "torch.Tensor":
+            return function(x)
+
+    network = torch_export.from_module(Transform(), (torch.zeros(2, 6, width),))
+    found = [(k.shape["rows"], k.shape["points"]) for k in network.kernels if k.family == "fft"]
+    assert sorted(found) == sorted(rows_and_points)
 
 
 def test_recurrent_layers_of_every_kind_are_one_kernel_a_direction() -> None:

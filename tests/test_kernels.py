@@ -176,9 +176,11 @@ def test_a_transform_and_a_sort_take_their_points_times_their_logarithm() -> Non
     assert kernels.work(Kernel("sort", {"rows": 2, "columns": 16, "kept": 4})).flops == 2 * 16 * 2
 
 
-def test_an_unknown_family_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"no kernel family 'warp'.*conv"):
-        kernels.family("warp")
+def test_an_unknown_family_is_refused_with_the_nearest_or_where_all_are_named() -> None:
+    with pytest.raises(UsageError, match=r"no kernel family 'sotr'. Try: sort"):
+        kernels.family("sotr")
+    with pytest.raises(UsageError, match=r"no kernel family 'xyzzy'.*joulemeter bench --list"):
+        kernels.family("xyzzy")
 
 
 def test_one_and_three_dimensions_launch() -> None:

@@ -261,18 +261,17 @@ def _sort(call: Call) -> Made:
 
 
 def _fourier(call: Call) -> Made:
-    """One transform for each axis; a real one is the last of them."""
+    """One transform for each axis; where one side is real the last of them is, and others see its half."""
     x, result = call.first, call.results[0]
-    dims = call.get("dim")
-    if dims is None:
-        dims = [-1] if call.operator.rstrip("n2") == call.operator else list(range(-2, 0))
-    dims = products.sizes(dims, 1)
-    kind = "inverse-real" if "irfft" in call.operator or call.operator == "_fft_c2r" else "complex"
-    if not x.dtype.startswith("complex"):
-        kind = "real"
-    wide = result.shape if kind == "inverse-real" else x.shape
-    dtype = "float32"
-    return [layers.fft(wide, dim, kind if dim == dims[-1] else "complex", dtype) for dim in dims]
+    every = list(range(len(x.shape))) if call.operator.endswith("n") else [-2, -1]
+    dims = products.sizes(call.get("dim", every if call.operator[-1] in "n2" else [-1]), 1)
+    back = not result.dtype.startswith("complex")
+    real = result.shape if back else x.shape
+    spectrum = x.shape if back or x.dtype.startswith("complex") else result.shape
+    one_sided = back or not x.dtype.startswith("complex")
+    others = [layers.fft(spectrum, dim, "complex") for dim in dims[: -1 if one_sided else None]]
+    last = [layers.fft(real, dims[-1], "inverse-real" if back else "real")] if one_sided else []
+    return [*others, *last] if back else [*last, *others]
 
 
 def _spectrogram(call: Call) -> Made:

@@ -272,13 +272,6 @@ def _top(op: Op) -> Sequence[Kernel]:
     return [layers.sort(x, axis, op.out[axis] if op.out else 0, op.dtype)]
 
 
-def _overlaps(op: Op) -> Sequence[Kernel]:
-    """Boxes in the order of their scores, each compared with those before it."""
-    boxes, scores = op.shape(0), op.shape(1)
-    pairs = (math.prod(scores[:2]), boxes[1])
-    return [layers.sort(scores, -1, 0, op.dtype), layers.elementwise(pairs, 4, "iou", op.dtype)]
-
-
 def _fourier(op: Op) -> Sequence[Kernel]:
     """A transform along one axis; the last one holds the parts of complex numbers."""
     x = op.shape(0)
@@ -372,7 +365,6 @@ _BY_HANDLER: tuple[tuple[str, Handler], ...] = (
     ("GridSample RoiAlign MaxRoiPool", _sampled),
     ("DeformConv", _deformed),
     ("TopK", _top),
-    ("NonMaxSuppression", _overlaps),
     ("DFT", _fourier),
     ("STFT", _spectrogram),
     ("RotaryEmbedding", _rotary),

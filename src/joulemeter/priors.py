@@ -25,7 +25,6 @@ SHAPE = 4.0
 """Powers of sites lie within about a factor of two of each other (a gamma shape), until the rows say
 otherwise."""
 
-
 UNLIKE = 0.6
 """The same where a device's kernels and their host's calls share a rail: one may draw twenty times the
 other."""

@@ -7,6 +7,7 @@ operands: every input and weight is read once, every result written once.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import math
 import pkgutil
@@ -115,7 +116,9 @@ def families() -> dict[str, Family]:
 def family(name: str) -> Family:
     """The family called ``name``; raises UsageError where there is none."""
     if name not in families():
-        raise UsageError(f"there is no kernel family '{name}'", f"one of {', '.join(sorted(families()))}")
+        near = difflib.get_close_matches(name, families(), n=3, cutoff=0.5)
+        remedy = " or ".join(near) or "one of those that joulemeter bench --list names"
+        raise UsageError(f"there is no kernel family '{name}'", remedy)
     return families()[name]
 
 
