@@ -16,6 +16,7 @@ import numpy as np
 
 from joulemeter import occupancy as occupied
 from joulemeter import response as responses
+from joulemeter.columns import own_seconds
 from joulemeter.design import Response, Stretches
 from joulemeter.estimation import Estimate, estimate
 from joulemeter.idle import Idle, find_idle
@@ -188,19 +189,24 @@ def _estimated(
 ) -> tuple[RailLedger, list[SiteRail]]:
     busy = Stretches(*occupied.busy_stretches(occupancy))
     rough = find_idle(timeline, busy, responses.stated(timeline))
-    guesses = responses.estimate(timeline, occupancy, float(np.mean(rough.mean_w)))
+    own = own_seconds(occupancy)
+    guesses = responses.estimate(
+        timeline,
+        occupancy,
+        own,
+        _unexplained(busy, rough, timeline, Response(0)),
+        float(np.mean(rough.mean_w)),
+    )
     response = guesses[0].response
     idle = find_idle(timeline, busy, response)
-    seen = _seen(timeline, response)
-    explained = _union(busy, idle.quiet)
-    gap = _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
+    seen, gap = _seen(timeline, response), _unexplained(busy, idle, timeline, response)
     report(0.1)
     steps = [
         _part_of(report, 0.1 + 0.8 * at / len(guesses), 0.8 / len(guesses)) for at in range(len(guesses))
     ]
     found = _mixed(
         [
-            estimate(timeline, occupancy, guess, idle, seen, gap, step)
+            estimate(timeline, occupancy, own, guess, idle, seen, gap, step)
             for guess, step in zip(guesses, steps, strict=True)
         ]
     )
@@ -241,6 +247,13 @@ def _seen(timeline: Timeline, response: Response) -> Stretches:
     edge = np.diff(np.concatenate([[True], timeline.unknown, [True]]).astype(np.int8))
     start, end = timeline.t_ns[np.flatnonzero(edge == -1)], timeline.t_ns[np.flatnonzero(edge == 1)]
     return Stretches(start - response.lag_ns, end - response.lag_ns)
+
+
+def _unexplained(busy: Stretches, idle: Idle, timeline: Timeline, response: Response) -> Stretches:
+    """Time seen in which neither a span runs nor idle rests."""
+    seen = _seen(timeline, response)
+    explained = _union(busy, idle.rests)
+    return _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
 
 
 def _union(one: Stretches, other: Stretches) -> Stretches:

@@ -10,6 +10,7 @@ import numpy as np
 from joulemeter.design import Stretches
 from joulemeter.nesting import parts
 from joulemeter.occupancy import Occupancy, column_seconds
+from joulemeter.span import Site
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,18 +24,32 @@ MOST_COLUMNS = 400
 MOST_SINGLE = 60
 """Long calls that get a power of their own."""
 
+UNUSUAL = 8.0
+"""Times as long as usual for its site a call is that does something else: compiles, loads, allocates."""
+
+UNUSUAL_STEPS = 2.0
+"""Steps of the meter that such a call lasts at least; of shorter ones no reading shows what they draw."""
+
+
+BREATH = 0.1
+"""Part of the usual length of what no span explains below which it is the way from one call to the next."""
+
+WORKS = 0.01
+"""Part of the spans' time from which on what no span explains may be work of more than one kind."""
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which powers are sought. ``occupancy`` is in those columns; ``site`` (c,) is the site that each
-    belongs to, −1
-    for the one that the rarest sites share; ``single`` bool (c,) marks columns that are one long call;
+    """Which powers are sought. ``occupancy`` is in those columns; ``site`` (c,) is the site that each belongs
+    to, −1 for the one that the rarest sites share, −2 for breaths between calls; ``single`` bool (c,) marks
+    columns that are one long call, ``unusual`` those of them that are far longer than others of their site;
     ``rare`` are the sites (s,) that share a column.
     """
 
     occupancy: Occupancy
     site: Ints
     single: NDArray[np.bool_]
+    unusual: NDArray[np.bool_]
     rare: NDArray[np.bool_]
 
 
@@ -52,23 +67,90 @@ def columns(occupancy: Occupancy, own: Floats, seen: Stretches, step_s: float) -
         column = place[column]
         sites = [each for each, few in zip(sites, rare, strict=True) if not few] + [sites[int(order[-1])]]
         site = np.append(np.flatnonzero(~rare), -1)
-    long = _long_calls(occupancy, own, max(5 * step_s, 0.2))
+    odd = unusual_calls(occupancy, own, step_s)
+    long = np.union1d(_long_calls(occupancy, own, max(5 * step_s, 0.2)), odd)
+    long = long[np.argsort(-own[long], kind="stable")[:MOST_SINGLE]]
+    none = np.zeros(len(site), bool)
     if not len(long) and not rare.any():
-        return Columns(occupancy, site, np.zeros(count, bool), rare)
-    column = column.astype(np.int32).copy()
+        return Columns(occupancy, site, none, none, rare)
     owner = column[long]
-    column[long] = len(site) + np.arange(len(long))
-    split = replace(occupancy, sites=(*sites, *(sites[at] for at in owner)), column=column)
-    single = np.append(np.zeros(len(site), bool), np.ones(len(long), bool))
-    return Columns(split, np.append(site, site[owner]), single, rare)
+    split = apart(replace(occupancy, sites=tuple(sites), column=column.astype(np.int32)), long)
+    single, unusual = np.append(none, np.ones(len(long), bool)), np.append(none, np.isin(long, odd))
+    return Columns(split, np.append(site, site[owner]), single, unusual, rare)
+
+
+def breaths(occupancy: Occupancy, gap: Stretches) -> tuple[Stretches, Stretches]:
+    """What no span explains in two: the short ways from one call to the next, and work that nobody recorded,
+    which draws otherwise. The first is empty where there is little of the second."""
+    length = (gap.end_ns - gap.start_ns).astype(np.float64)
+    ran = float((occupancy.end_ns - occupancy.start_ns).sum())
+    short = length < BREATH * float((length**2).sum()) / max(float(length.sum()), 1e-300)
+    if float(length.sum()) < WORKS * ran:
+        short = np.zeros(len(gap), bool)
+    return gap.where(short), gap.where(~short)
+
+
+def with_breaths(kept: Columns, some: Stretches) -> Columns:
+    """The columns and one more, last: ``some`` stretches in which no span runs, as a lane of their own."""
+    if not len(some):
+        return kept
+    before = kept.occupancy
+    count = len(before.sites)
+
+    def longer(one: NDArray[np.int32], value: int) -> NDArray[np.int32]:
+        return np.append(one, np.full(len(some), value, np.int32))
+
+    occupancy = replace(
+        before,
+        sites=(*before.sites, Site(-1, "between calls", "run")),
+        column=longer(before.column, count),
+        enclosing=longer(before.enclosing, -1),
+        start_ns=np.append(before.start_ns, some.start_ns),
+        end_ns=np.append(before.end_ns, some.end_ns),
+        path=longer(before.path, len(before.path_column)),
+        path_column=np.append(before.path_column, np.int32(count)),
+        path_above=np.append(before.path_above, np.int32(-1)),
+    )
+    no = np.zeros(1, bool)
+    return Columns(
+        occupancy,
+        np.append(kept.site, -2),
+        np.append(kept.single, no),
+        np.append(kept.unusual, no),
+        kept.rare,
+    )
+
+
+def apart(occupancy: Occupancy, rows: Ints) -> Occupancy:
+    """The occupancy with each call of ``rows`` in a column of its own, behind the sites'."""
+    column = occupancy.column.copy()
+    column[rows] = len(occupancy.sites) + np.arange(len(rows))
+    mine = (occupancy.sites[at] for at in occupancy.column[rows])
+    return replace(occupancy, sites=(*occupancy.sites, *mine), column=column)
+
+
+def unusual_calls(occupancy: Occupancy, own: Floats, step_s: float) -> Ints:
+    """Calls (rows) far longer than is usual for their site, the longest first: the first call of a function
+    that is compiled then, say, and draws what a compiler draws."""
+    some = _long_calls(occupancy, own, UNUSUAL_STEPS * step_s)
+    if not len(some):
+        return some
+    count = len(occupancy.sites)
+    logs, calls = np.zeros(count), np.zeros(count)
+    for part in parts(len(own)):
+        column = occupancy.column[part]
+        logs += np.bincount(column, weights=np.log(np.maximum(own[part], 1e-4)), minlength=count)
+        calls += np.bincount(column, minlength=count)
+    usual = np.exp(logs / np.maximum(calls, 1))[occupancy.column[some]]
+    return some[own[some] > UNUSUAL * usual][:MOST_SINGLE]
 
 
 def _long_calls(occupancy: Occupancy, own: Floats, least_s: float) -> Ints:
-    """The longest calls (rows) that run for at least ``least_s``, mostly by themselves."""
+    """Calls (rows) that run for at least ``least_s``, mostly by themselves, the longest first."""
     some = np.flatnonzero(own >= least_s)
     length = (occupancy.end_ns[some] - occupancy.start_ns[some]) / 1e9
     some = some[own[some] > 0.5 * length]
-    return some[np.argsort(-own[some])[:MOST_SINGLE]]
+    return np.asarray(some[np.argsort(-own[some], kind="stable")])
 
 
 def seen_seconds(occupancy: Occupancy, seen: Stretches) -> Floats:

@@ -11,7 +11,7 @@ from scipy import sparse, special
 
 from joulemeter import priors
 from joulemeter.ascent import Matter, Start, highest
-from joulemeter.columns import Columns, call_seconds, columns, own_seconds, seen_seconds
+from joulemeter.columns import Columns, breaths, call_seconds, columns, seen_seconds, with_breaths
 from joulemeter.design import (
     Design,
     Response,
@@ -98,18 +98,21 @@ class Estimate:
 def estimate(
     timeline: Timeline,
     occupancy: Occupancy,
+    own: Floats,
     guess: Found,
     idle: Idle,
     seen: Stretches,
     gap: Stretches,
     report: Callable[[float], None] = lambda done: None,
 ) -> Estimate:
-    """The estimate for one rail; ``seen`` is the machine time that the rail saw, ``gap`` what no span
-    explains of it. ``report`` is told the fraction done, as far as that is known beforehand."""
+    """The estimate for one rail; ``own`` (n,) are seconds that each span ran by itself, ``seen`` is the
+    machine time that the rail saw, ``gap`` what no span explains of it. ``report`` is told the fraction done,
+    as far as that is known beforehand."""
     response = guess.response
-    own = own_seconds(occupancy)
-    kept = columns(occupancy, own, seen, timeline.spacing_ns / 1e9)
-    call_s = np.append(call_seconds(kept.occupancy, own), 1e-3)
+    short, gap = breaths(occupancy, gap)
+    kept = with_breaths(columns(occupancy, own, seen, timeline.spacing_ns / 1e9), short)
+    ran_s = np.append(own, (short.end_ns - short.start_ns) / 1e9)
+    call_s = np.append(call_seconds(kept.occupancy, ran_s), 1e-3)
     call_s[:-1][kept.single] = np.minimum(call_s[:-1][kept.single], STEADY_S)
     span = np.array([seen.start_ns[0], seen.end_ns[-1]])
     seconds = np.append(seen_seconds(kept.occupancy, seen), gap.seconds_between(span).sum())
@@ -162,7 +165,7 @@ def _with_ticks(
     if ticks.period_ns <= ASKED_NS:
         return *_asked(timeline, run, matter, idle, response, ticks, guess), score
     noise = replace(run.noise, variation=summit.variation)
-    rested = _rested(idle, summit.powers, summit.factor)
+    rested = _rested(idle, summit.powers, summit.factor) if len(idle.quiet) else run.rested
     spread = _with_idle(summit.energies, run.by_knot, rested, summit.powers, summit.factor)
     run = replace(run, powers=summit.powers, energies=spread, noise=noise, rested=rested)
     return run, Response(int(ticks.lag_ns + ticks.period_ns / 2), int(ticks.period_ns)), score
@@ -240,10 +243,13 @@ def _fitted(
     before: _Fit | None = None,
 ) -> _Fit:
     spent = float(plain.windows.energy_j.sum() - (plain.idle @ idle.mean_w).sum())
+    ran_s, loose_s = float(plain.seconds[:, :-1].sum()), float(plain.seconds[:, -1].sum())
+    # Where more time lies outside of spans than in them, their power may be many times that of the whole.
+    least = priors.SHAPE if loose_s < ran_s else priors.UNLIKE
     usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(
-        float(plain.seconds.sum()), 1e-9
+        ran_s + min(loose_s, ran_s), 1e-9
     )
-    prior = priors.power_prior(usual_w, priors.SHAPE, kept)
+    prior = priors.power_prior(usual_w, least, kept)
     counter = bool(plain.windows.linked.any())
     noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
     usual, extra, at = noise, no_extra(len(plain)), np.full(len(seconds), usual_w)
@@ -264,7 +270,8 @@ def _fitted(
         made = _with_response(plain, found.site, counter)
         if turn < 3 or before is not None:
             extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
-        prior = priors.power_prior(usual_w, priors.scatter_shape(found, usual_w, seconds), kept)
+        shape = priors.scatter_shape(found, usual_w, seconds)
+        prior = priors.power_prior(usual_w, shape if loose_s < ran_s else min(shape, least), kept)
     if len(whole) > len(plain):
         plain = whole
         made = _with_response(plain, found.site, counter)
@@ -274,7 +281,11 @@ def _fitted(
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     spread = energies(sums, found, seconds, left)
     factor = _misfit(made, sums, found, at, noise, extra) * _few(sums, found)
-    rested, by_knot = _rested(idle, found, factor), _by_knot(made, seconds, len(idle.mean_w))
+    by_knot = _by_knot(made, seconds, len(idle.mean_w))
+    if len(idle.quiet):
+        rested = _rested(idle, found, factor)
+    else:
+        rested = _bounded(found, len(idle.mean_w), factor, bool(len(idle.rests)))
     spread = replace(spread, covariance=spread.covariance * factor)
     spread = _with_idle(spread, by_knot, rested, found, factor)
     return _Fit(
@@ -292,12 +303,30 @@ def _fitted(
 
 
 def _rested(idle: Idle, found: Powers, factor: float) -> tuple[Floats, Floats]:
-    """Idle's mean (k,) and covariance (k, k): what quiet stretches show, or else what the rows do."""
+    """Idle's mean (k,) and covariance (k, k), where quiet stretches show it."""
     knots = slice(found.columns, found.columns + len(idle.mean_w))
-    mean, shown = found.mean[knots], factor * found.covariance[knots, knots]
-    if len(idle.quiet):
-        mean, shown = idle.settled(mean, found.covariance[knots, knots], factor)
+    mean, shown = idle.settled(found.mean[knots], found.covariance[knots, knots], factor)
     return mean, shown + COARSE**2 * np.outer(mean, mean)
+
+
+def _bounded(found: Powers, count: int, factor: float, rests: bool) -> tuple[Floats, Floats]:
+    """Idle's mean (k,) and covariance (k, k) where no stretch shows it: anywhere from nothing to the lowest
+    power that anything ran at, its own included (a uniform distribution), unless there are ``rests`` and rows
+    that hold some tell it better.
+
+    What sites usually draw above idle would seem to tell idle from the sum of both: it is not asked.
+    """
+    knots = slice(found.columns, found.columns + count)
+    mean, shown = found.mean[knots], factor * found.covariance[knots, knots]
+    sums = np.eye(found.columns, len(found.mean))
+    sums[:, knots] = 1 / count
+    highest = sums @ found.mean + 1.96 * np.sqrt(
+        np.einsum("ij,jk,ik->i", sums, factor * found.covariance, sums)
+    )
+    ceiling = max(float(highest.min()), 1e-9)
+    if rests and float(np.sqrt(shown.mean())) < 0.5 * ceiling / np.sqrt(12):
+        return mean, shown
+    return np.full(count, ceiling / 2), np.full((count, count), ceiling**2 / 12)
 
 
 def _with_idle(
@@ -444,15 +473,15 @@ def _spread_out(
     weights = np.zeros((count + 1, columns))
     own = np.flatnonzero(kept.site >= 0)
     weights[kept.site[own], own] = 1.0
-    weights[count, columns - 1] = 1.0
+    weights[count, np.append(kept.site == -2, True)] = 1.0
     mean, extra = run.energies.mean, np.zeros(count + 1)
     if kept.rare.any():
-        shared = int(np.flatnonzero(kept.site < 0)[0])
+        shared = int(np.flatnonzero(kept.site == -1)[0])
         share = np.where(kept.rare, alone, 0.0) / max(float(alone[kept.rare].sum()), 1e-300)
         weights[:count, shared] += share
         extra[:count] = (share * mean[shared]) ** 2
     joules = weights @ mean
-    total_s = np.append(alone, run.seconds[-1])
+    total_s = np.append(alone, float(weights[count] @ run.seconds))
     power_w = np.divide(np.maximum(joules, 0.0), total_s, out=np.zeros(count + 1), where=total_s > 0)
     extra += (COARSE * joules) ** 2
     made = Energies(joules, weights @ run.energies.covariance @ weights.T + np.diag(extra))

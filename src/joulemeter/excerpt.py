@@ -75,13 +75,14 @@ def nearby(rows: Excerpt, reach: int) -> Stretches:
 
 
 class Elapsed:
-    """Seconds that each column has run by any time near the excerpt's readings, read off a fine grid."""
+    """Seconds that each column has run by any time near the excerpt's readings, and last those of ``gap`` if
+    there are any, read off a fine grid."""
 
-    def __init__(self, occupancy: Occupancy, columns: Ints, stretches: Stretches) -> None:
+    def __init__(self, occupancy: Occupancy, columns: Ints, gap: Stretches, stretches: Stretches) -> None:
         whole_ns = int((stretches.end_ns - stretches.start_ns).sum())
         self._grain_ns = max(whole_ns // GRID, 10_000)
         self._start_ns = stretches.start_ns
-        count = int(columns.max()) + 1
+        count = int(columns.max()) + 1 + bool(len(gap))
         group = sparse.csr_matrix(
             (np.ones(len(columns)), (np.arange(len(columns)), columns)), shape=(len(columns), count)
         )
@@ -89,6 +90,8 @@ class Elapsed:
         for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
             edges = np.arange(start, end + 2 * self._grain_ns, self._grain_ns)
             fine = (seconds_between(occupancy, edges) @ group).toarray()
+            if len(gap):
+                fine[:, -1] = gap.seconds_between(edges)
             tables.append(np.concatenate([np.zeros((1, count)), np.cumsum(fine, axis=0)]))
         self._first = np.cumsum([0, *(len(table) for table in tables[:-1])])
         self._upto = np.concatenate(tables)

@@ -52,6 +52,9 @@ UNMOVED = 3.0
 LEVELS = 300
 """The most levels that a walk is drawn through; of more, neighbours are taken together."""
 
+REST_NS = 50_000_000
+"""The shortest stretch without spans that is taken for idle."""
+
 KNOTS = 12
 """The most straight pieces that idle is made of."""
 
@@ -72,7 +75,9 @@ class Idle:
     """Idle power in watts at ``knots_ns`` (k,): ``mean_w`` (k,) and ``covariance`` (k, k).
 
     ``quiet`` are the stretches it was seen in, ``tails`` those in which a device stayed up after its last
-    span, ``walks`` what it may be instead, once the work's own readings have shown how calm it is.
+    span, ``rests`` those in which nothing else is taken to have drawn: where none is long enough to see idle
+    in, shorter ones, of which readings show sums with the work beside them; ``walks`` what it may be instead,
+    once the work's own readings have shown how calm it is.
     """
 
     knots_ns: Ints
@@ -80,6 +85,7 @@ class Idle:
     covariance: Floats
     quiet: Stretches
     tails: Stretches
+    rests: Stretches
     notes: tuple[str, ...] = ()
     walks: tuple[Walk, ...] = ()
 
@@ -138,7 +144,8 @@ def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
     """The idle power of a rail; bounds where no stretch without spans is long enough for its meter."""
     rows = windows(timeline, response)
     knots = _knots(timeline)
-    stretches = _long_stretches(timeline, busy, response)
+    free = _free(timeline, busy, response)
+    stretches = _long_stretches(timeline, free, response)
     pieces, tails, quiet = [], [], []
     for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
         after_work = bool(len(busy) and start >= busy.end_ns[0])
@@ -151,11 +158,12 @@ def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
         if steady_from > start and after_work:
             tails.append((start, steady_from))
     if not pieces:
-        return _unseen(rows, knots)
+        return _unseen(rows, knots, free)
     at, level, variance = (np.array(column) for column in zip(*pieces, strict=True))
     walks = _walks(knots, at, level, variance)
     first = _at_first(walks)
-    return Idle(knots, first.mean_w, first.covariance, _stretches(quiet), _stretches(tails), walks=walks)
+    seen = _stretches(quiet)
+    return Idle(knots, first.mean_w, first.covariance, seen, _stretches(tails), seen, walks=walks)
 
 
 def _stretches(pairs: list[tuple[int, int]]) -> Stretches:
@@ -169,11 +177,16 @@ def _knots(timeline: Timeline) -> Ints:
     return np.linspace(first, last, count + 1).astype(np.int64)
 
 
-def _long_stretches(timeline: Timeline, busy: Stretches, response: Response) -> Stretches:
-    """Stretches without spans that hold at least one of the meter's windows whole."""
+def _free(timeline: Timeline, busy: Stretches, response: Response) -> Stretches:
+    """Stretches without spans in which a program does not just take a breath."""
     first, last = int(timeline.t_ns[0]) - response.lag_ns, int(timeline.t_ns[-1]) - response.lag_ns
     free = busy.complement(first, last)
-    least = max(int(1.2 * timeline.spacing_ns) + response.window_ns, 50_000_000)
+    return free.where(free.end_ns - free.start_ns >= REST_NS)
+
+
+def _long_stretches(timeline: Timeline, free: Stretches, response: Response) -> Stretches:
+    """Those that hold at least one of the meter's windows whole."""
+    least = int(1.2 * timeline.spacing_ns) + response.window_ns
     return free.where(free.end_ns - free.start_ns >= least)
 
 
@@ -182,9 +195,9 @@ def _steady(
 ) -> tuple[int, list[tuple[float, float, float]]] | None:
     """From when on a stretch is steady, and its level in pieces: (middle, watts, variance)."""
     low, high = np.searchsorted(rows.start_ns, start), np.searchsorted(rows.end_ns, end, side="right")
+    low += int(low == 0 and _waits(rows))
     if high <= low:
         return None
-    low += int(low == 0 and _waits(rows))
     mine = rows.take(slice(int(low), int(high)))
     if high - low < 3:
         # Too few to see whether they are steady: taken with a margin, a wider one where a tail may hide.
@@ -323,7 +336,7 @@ def covariance_of(one: Floats, other: Floats, run_s: float, rate: float) -> Floa
     return np.asarray(1.0 + TREND**2 * np.outer(x, y) + WAVE**2 * swing + rate**2 * walk)
 
 
-def _unseen(rows: Windows, knots: Ints) -> Idle:
+def _unseen(rows: Windows, knots: Ints, rests: Stretches) -> Idle:
     """No stretch shows idle: all that is known is that it lies between nothing and the lowest power seen."""
     watts = np.maximum(rows.energy_j, 0.0) / np.maximum(rows.length_s, 1e-9)
     group = max(1, len(watts) // 50)
@@ -336,4 +349,4 @@ def _unseen(rows: Windows, knots: Ints) -> Idle:
         "it lies anywhere from 0 to the lowest power seen"
     )
     nothing = Stretches(knots[:0], knots[:0])
-    return Idle(knots, np.full(len(knots), ceiling / 2), covariance, nothing, nothing, (note,))
+    return Idle(knots, np.full(len(knots), ceiling / 2), covariance, nothing, nothing, rests, (note,))

@@ -55,10 +55,10 @@ def believed(idle: Idle, guess: Found, counter: bool) -> Prior:
 def alike(kept: Columns) -> Floats:
     """What pulls the long calls of one site towards each other: a precision (c, c) in units of the usual
     power."""
-    count = len(kept.site) + 1
+    count, usual = len(kept.site) + 1, kept.single & ~kept.unusual
     pull = np.zeros((count, count))
-    for site in np.unique(kept.site[kept.single]):
-        mine = np.flatnonzero(kept.single & (kept.site == site))
+    for site in np.unique(kept.site[usual]):
+        mine = np.flatnonzero(usual & (kept.site == site))
         pull[np.ix_(mine, mine)] = (np.eye(len(mine)) - 1 / len(mine)) / ALIKE**2
     return pull
 
@@ -71,8 +71,9 @@ def power_prior(usual_w: float, shape: float, kept: Columns) -> PowerPrior:
     kinds = {each.kind for each in kept.occupancy.sites} - {"run"}
     shape = min(shape, UNLIKE) if "kernel" in kinds and len(kinds) > 1 else shape
     shapes = np.array([1.0 if each.kind == "run" else shape for each in kept.occupancy.sites] + [1.0])
-    for site in np.unique(kept.site[kept.single]):
-        mine = np.flatnonzero(kept.single & (kept.site == site))
+    usual = kept.single & ~kept.unusual
+    for site in np.unique(kept.site[usual]):
+        mine = np.flatnonzero(usual & (kept.site == site))
         shapes[mine] = np.maximum(shapes[mine] / len(mine), 0.5)
     means = np.full(len(shapes), usual_w)
     means[-1] /= 2

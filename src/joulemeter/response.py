@@ -11,6 +11,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from joulemeter import ages
+from joulemeter.columns import apart, unusual_calls
 from joulemeter.design import Design, Response, Stretches, Windows, counts, hats, smeared_ns, windows
 from joulemeter.excerpt import Elapsed, excerpt_of, nearby
 from joulemeter.nesting import parts
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 SITES = 24
 """Sites that keep a power of their own while the response is sought; the others share one."""
+
+GAP = 0.01
+"""Part of the spans' time from which on what no span explains may draw power of its own while the response is
+sought."""
 
 EACH_WINDOW = 6
 """The same of each single window."""
@@ -68,8 +73,11 @@ class Found:
     window_sigma_ns: float
 
 
-def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Found]:
-    """Responses of a rail's meter, the likeliest first; ``idle_w`` is a first figure of idle power."""
+def estimate(
+    timeline: Timeline, occupancy: Occupancy, own: Floats, gap: Stretches, idle_w: float
+) -> list[Found]:
+    """Responses of a rail's meter, the likeliest first; ``own`` (n,) are seconds that each span ran by
+    itself, ``gap`` is what no span explains, ``idle_w`` a first figure of idle power."""
     rail = timeline.rail
     step = timeline.spacing_ns
     gauge = rail.kind == "gauge"
@@ -77,7 +85,9 @@ def estimate(timeline: Timeline, occupancy: Occupancy, idle_w: float) -> list[Fo
     lag_known, window_known = rail.lag_ns is not None, not gauge or rail.window_ns is not None
     if len(timeline.t_ns) < 8 or not len(occupancy):
         return [Found(told, 0.0, 0.05 * step, 0.0)]
-    search = _Search(timeline, occupancy, idle_w, told)
+    # A first call that compiles draws what its site never draws again: it would pass for another lag.
+    odd = unusual_calls(occupancy, own, step / 1e9)[:SITES]
+    search = _Search(timeline, apart(occupancy, odd), gap, idle_w, told, SITES + len(odd))
     pairs = _first_pairs(told, lag_known, window_known, step, gauge)
     if lag_known and not gauge:
         # Only the ticks are sought: which of their classes, here; their pace, as they are followed.
@@ -283,16 +293,29 @@ def _grain(lags: list[int]) -> float:
 class _Search:
     """Weighs responses by the readings around the greatest changes."""
 
-    def __init__(self, timeline: Timeline, occupancy: Occupancy, idle_w: float, told: Response) -> None:
+    def __init__(
+        self,
+        timeline: Timeline,
+        occupancy: Occupancy,
+        gap: Stretches,
+        idle_w: float,
+        told: Response,
+        sites: int,
+    ) -> None:
         self.told = told
         self.counter = timeline.rail.kind == "counter"
         self._idle_w = idle_w
         self._rows = excerpt_of(timeline, occupancy)
         longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * timeline.spacing_ns)
         near = nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * timeline.spacing_ns))
-        columns = _busiest(occupancy)
-        self._table = Elapsed(around(occupancy, near.start_ns, near.end_ns), columns, near)
+        columns = _busiest(occupancy, sites)
+        length, gap_s = (gap.end_ns - gap.start_ns) / 1e9, float((gap.end_ns - gap.start_ns).sum()) / 1e9
+        self._work = gap_s > GAP * float((occupancy.end_ns - occupancy.start_ns).sum()) / 1e9
+        gap = gap if self._work else gap.where(slice(0, 0))
+        self._table = Elapsed(around(occupancy, near.start_ns, near.end_ns), columns, gap, near)
         self._call_s = _group_calls(occupancy, columns)
+        if self._work:
+            self._call_s = np.append(self._call_s, float((length**2).sum()) / gap_s)
         self._noise = Noise(0.05**2, 0.1 * timeline.spacing_ns / 1e9 if self.counter else 0.005)
         self._usual = self._noise
         self._smear_ns = -1
@@ -354,10 +377,10 @@ class _Search:
         variances = np.append(
             np.full(count, 0.5 * usual**2), [(0.1 * self._idle_w + 1e-6) ** 2] * made.idle.shape[1]
         )
-        return Prior(
-            np.append(np.full(count, usual), np.full(made.idle.shape[1], self._idle_w)),
-            np.diag(1 / variances),
-        ), np.full(count, usual)
+        mean = np.append(np.full(count, usual), np.full(made.idle.shape[1], self._idle_w))
+        if self._work:
+            mean[count - 1] = 0.5 * usual
+        return Prior(mean, np.diag(1 / variances)), np.full(count, usual)
 
     def _designs(self, pairs: list[Response]) -> Iterator[Design]:
         rows = self._rows
@@ -396,14 +419,14 @@ def _jacobian(pair: Response, made: Design) -> float:
     )
 
 
-def _busiest(occupancy: Occupancy) -> Ints:
-    """Which column each site goes to: the busiest have one each, what is left shares one more."""
+def _busiest(occupancy: Occupancy, most: int) -> Ints:
+    """Which column each site goes to: the busiest ``most`` have one each, what is left shares one more."""
     length = np.zeros(len(occupancy.sites))
     for part in parts(len(occupancy)):
         mine = occupancy.end_ns[part] - occupancy.start_ns[part]
         length += np.bincount(occupancy.column[part], weights=mine, minlength=len(length))
-    columns = np.full(len(occupancy.sites), SITES)
-    columns[np.argsort(-length)[:SITES]] = np.arange(min(SITES, len(occupancy.sites)))
+    columns = np.full(len(occupancy.sites), most)
+    columns[np.argsort(-length)[:most]] = np.arange(min(most, len(occupancy.sites)))
     return columns
 
 
