@@ -15,9 +15,12 @@ from joulemeter.priors import Beliefs
 from joulemeter.slopes import Slopes, Spread, Table, Walk, gram_of, slopes, table
 from joulemeter.ticks import (
     ASKED_NS,
+    MOST_PERIOD_NS,
     MOST_STEPS,
+    OTHER,
     Steps,
     Ticks,
+    as_read,
     bins_of,
     excerpt,
     nearly,
@@ -136,6 +139,9 @@ def highest(
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
     done = [pace for pace in paces if pace.period_ns > ASKED_NS]
+    # Under rough powers ticks at the pace of the reads look like many short ones.
+    if done and all(abs(np.log(each.period_ns / spacing_ns)) > OTHER for each in done):
+        done += [as_read(paces[0], spacing_ns, told)] if spacing_ns <= MOST_PERIOD_NS else []
     asked = [pace for pace in paces if pace.period_ns <= ASKED_NS]
     if done and not asked and done[0].period_ns < SHORT * spacing_ns:
         asked = [when_asked(done[0], told)]

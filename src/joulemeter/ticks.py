@@ -270,6 +270,12 @@ def neighbours(ticks: Ticks, spacing_ns: float, told: bool) -> list[Ticks]:
     ]
 
 
+def as_read(ticks: Ticks, spacing_ns: float, told: bool) -> Ticks:
+    """A counter that ticks at the pace of the reads, of the same mean age unless the lag is ``told``."""
+    middle = ticks.lag_ns + (0 if told else (ticks.period_ns - spacing_ns) / 2)
+    return Ticks(max(middle, 0.0), spacing_ns, JITTERS[1])
+
+
 def when_asked(ticks: Ticks, told: bool) -> Ticks:
     """A counter that is fresh whenever it is asked, of the same mean age unless the lag is ``told``."""
     middle = ticks.lag_ns + (0 if told else (ticks.period_ns - ASKED_NS) / 2)
