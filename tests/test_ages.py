@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from joulemeter import ages, timeline
-from joulemeter.design import Stretches
 from joulemeter.occupancy import busy_stretches, occupy
 from joulemeter.reading import Rail
+from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 from simulated_machine import IDLE_W, MS, program
 

@@ -8,9 +8,9 @@ import pytest
 from joulemeter import attribution, priors
 from joulemeter.ascent import TRIED, Matter, Start, highest
 from joulemeter.columns import call_seconds, columns, own_seconds, seen_seconds
-from joulemeter.design import Stretches
 from joulemeter.noise import Prior
 from joulemeter.occupancy import occupy
+from joulemeter.stretches import Stretches
 from joulemeter.ticks import JITTERS, Steps, Ticks, nearly, neighbours
 from simulated_machine import IDLE_W, MS, counter, program
 

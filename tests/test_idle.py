@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from joulemeter import timeline
-from joulemeter.design import Response, Stretches
+from joulemeter.design import Response
 from joulemeter.idle import Idle, find_idle
 from joulemeter.reading import Rail
+from joulemeter.stretches import Stretches
 
 MS = 1_000_000
 S = 1_000_000_000

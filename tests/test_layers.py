@@ -62,6 +62,8 @@ SUMS = {
         "posterior",
         "estimation",
         "lanetail",
+        "stretches",
+        "feeds",
     ),
     *("isolation", "comparison", "window", "traffic", "accuracy", "models", "scoring", "calltree"),
 }

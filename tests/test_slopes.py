@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from joulemeter import attribution, timeline
-from joulemeter.design import Stretches
 from joulemeter.occupancy import Occupancy, occupy
 from joulemeter.reading import Rail
 from joulemeter.slopes import Spread, Table, Walk, gram_of, slopes, table
+from joulemeter.stretches import Stretches
 from joulemeter.ticks import Steps, Ticks
 from simulated_machine import IDLE_W, MS, Machine, counter, program
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from joulemeter.design import Stretches
 from joulemeter.occupancy import occupy
+from joulemeter.stretches import Stretches
 from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, curve, excerpt, followed, paced
 from simulated_machine import IDLE_W, MS, Machine, S, program
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter.design import Stretches
+from joulemeter.stretches import Stretches
 from joulemeter.ticks import Curve, Steps, Ticks, busiest, followed, paced, steps_of
 from joulemeter.timeline import Timeline
 

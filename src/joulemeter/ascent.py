@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from joulemeter.columns import Columns
-from joulemeter.design import Stretches
 from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.slopes import Slopes, Spread, Table, Walk, gram_of, slopes, table
+from joulemeter.stretches import Stretches
 from joulemeter.ticks import (
     ASKED_NS,
     MOST_PERIOD_NS,

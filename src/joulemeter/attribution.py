@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from joulemeter import feeds
 from joulemeter import occupancy as occupied
 from joulemeter import response as responses
 from joulemeter.columns import own_seconds
-from joulemeter.design import Response, Stretches
+from joulemeter.design import Response
 from joulemeter.estimation import Estimate, estimate
 from joulemeter.idle import Idle, find_idle
 from joulemeter.ledger import UNKNOWN, Energy, Ledger, RailLedger, SiteLedger, SiteRail
 from joulemeter.occupancy import Occupancy
 from joulemeter.posterior import Energies, bounded, confounded, is_resolved
 from joulemeter.span import Site, Spans
+from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -84,11 +86,14 @@ def _ledger(
 def _rails(
     timelines: Sequence[Timeline], occupancy: Occupancy, rule: Rule, report: Progress
 ) -> tuple[list[RailLedger], list[list[SiteRail]]]:
-    rails, entries = [], []
+    rails, entries, all_rails = [], [], [timeline.rail for timeline in timelines]
     for number, timeline in enumerate(timelines):
         within = _part_of(report, 0.3 + 0.7 * number / len(timelines), 0.7 / len(timelines))
-        measured = not math.isnan(timeline.total_j)
-        rail, mine = rule(timeline, occupancy, within) if measured else _unmeasured(timeline, occupancy)
+        if math.isnan(timeline.total_j):
+            rail, mine = _unmeasured(timeline, occupancy)
+        else:
+            some = feeds.fed(timeline.rail, all_rails, occupancy.sites)
+            rail, mine = feeds.told(*rule(timeline, occupied.only(occupancy, some), within), some)
         rails.append(rail)
         entries.append(mine)
         within(1.0)
@@ -190,13 +195,8 @@ def _estimated(
     busy = Stretches(*occupied.busy_stretches(occupancy))
     rough = find_idle(timeline, busy, responses.stated(timeline))
     own = own_seconds(occupancy)
-    guesses = responses.estimate(
-        timeline,
-        occupancy,
-        own,
-        _unexplained(busy, rough, timeline, Response(0)),
-        float(np.mean(rough.mean_w)),
-    )
+    loose = _unexplained(busy, rough, timeline, Response(0))
+    guesses = responses.estimate(timeline, occupancy, own, loose, rough)
     response = guesses[0].response
     idle = find_idle(timeline, busy, response)
     seen, gap = _seen(timeline, response), _unexplained(busy, idle, timeline, response)
@@ -252,27 +252,8 @@ def _seen(timeline: Timeline, response: Response) -> Stretches:
 def _unexplained(busy: Stretches, idle: Idle, timeline: Timeline, response: Response) -> Stretches:
     """Time seen in which neither a span runs nor idle rests."""
     seen = _seen(timeline, response)
-    explained = _union(busy, idle.rests)
-    return _within(explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), seen)
-
-
-def _union(one: Stretches, other: Stretches) -> Stretches:
-    start, end = np.append(one.start_ns, other.start_ns), np.append(one.end_ns, other.end_ns)
-    order = np.argsort(start, kind="stable")
-    start, end = start[order], np.maximum.accumulate(end[order]) if len(end) else end
-    fresh = np.append(True, start[1:] > end[:-1]) if len(start) else np.empty(0, bool)
-    return Stretches(start[fresh], end[np.append(fresh[1:], True)] if len(start) else end)
-
-
-def _within(some: Stretches, seen: Stretches) -> Stretches:
-    """The parts of ``some`` that lie in ``seen``."""
-    if len(seen) == 1 or not len(some):
-        return some
-    outside = seen.complement(
-        int(min(some.start_ns[0], seen.start_ns[0])), int(max(some.end_ns[-1], seen.end_ns[-1]))
-    )
-    both = _union(some.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])), outside)
-    return both.complement(int(seen.start_ns[0]), int(seen.end_ns[-1]))
+    explained = busy.joined(idle.rests)
+    return explained.complement(int(seen.start_ns[0]), int(seen.end_ns[-1])).within(seen)
 
 
 def _balanced(timeline: Timeline, response: Response, found: Estimate, seen: Stretches) -> _Whole:
@@ -437,7 +418,7 @@ def _inclusive(
         _share_variance(share, found, seconds)
         + np.asarray((share.multiply(share @ found.energies.covariance[:-1, :-1])).sum(axis=1)).ravel()
     )
-    leaf = np.asarray((share != 0).sum(axis=1)).ravel() <= 1
+    leaf = np.asarray((share != 0).sum(axis=1)).ravel() <= (share.diagonal() != 0)
     return [
         exclusive[at]
         if leaf[at] or total[at] <= mean[at]

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter.design import Stretches
 from joulemeter.nesting import parts
 from joulemeter.occupancy import Occupancy, column_seconds
 from joulemeter.span import Site
+from joulemeter.stretches import Stretches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

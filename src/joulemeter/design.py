@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
 from joulemeter.occupancy import Occupancy, seconds_between
+from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -446,40 +447,3 @@ def hats(knots_ns: Ints, at_ns: Floats) -> Floats:
     weights[row, left] = 1 - (place - left)
     weights[row, left + 1] = place - left
     return weights
-
-
-@dataclass(frozen=True, slots=True)
-class Stretches:
-    """Stretches of time, in order, none touching: ``start_ns``, ``end_ns`` int64 (n,)."""
-
-    start_ns: Ints
-    end_ns: Ints
-
-    def __len__(self) -> int:
-        return len(self.start_ns)
-
-    def seconds_between(self, edges_ns: Ints) -> Floats:
-        """Seconds of the stretches between each two edges (len(edges) − 1,)."""
-        if not len(self):
-            return np.zeros(max(len(edges_ns) - 1, 0))
-        return np.asarray(np.diff(self.gathered_ns(edges_ns)) / 1e9)
-
-    def gathered_ns(self, at_ns: Ints) -> Ints:
-        """Nanoseconds of the stretches before each time (n,)."""
-        if not len(self):
-            return np.zeros(len(at_ns), np.int64)
-        before = np.searchsorted(self.start_ns, at_ns, side="right") - 1
-        done = np.concatenate([[0], np.cumsum(self.end_ns - self.start_ns)])
-        here = np.where(before >= 0, np.minimum(at_ns, self.end_ns[before]) - self.start_ns[before], 0)
-        return np.where(before >= 0, done[np.maximum(before, 0)] + here, 0)
-
-    def complement(self, start_ns: int, end_ns: int) -> Stretches:
-        """What lies between the stretches, from ``start_ns`` to ``end_ns``."""
-        start = np.maximum(np.append(start_ns, self.end_ns), start_ns)
-        end = np.minimum(np.append(self.start_ns, end_ns), end_ns)
-        some = end > start
-        return Stretches(start[some], end[some])
-
-    def where(self, chosen: Any) -> Stretches:
-        """Some of the stretches."""
-        return replace(self, start_ns=self.start_ns[chosen], end_ns=self.end_ns[chosen])

@@ -15,7 +15,6 @@ from joulemeter.columns import Columns, breaths, call_seconds, columns, seen_sec
 from joulemeter.design import (
     Design,
     Response,
-    Stretches,
     Windows,
     blur_ns,
     coarser,
@@ -31,6 +30,7 @@ from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
 from joulemeter.reading import Rail
 from joulemeter.response import Found
+from joulemeter.stretches import Stretches
 from joulemeter.ticks import ASKED_NS, Curve, Steps, Ticks, busiest, curve, paced, steps_of
 from joulemeter.timeline import Timeline
 

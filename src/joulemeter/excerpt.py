@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from joulemeter.design import Stretches
 from joulemeter.occupancy import Occupancy, seconds_between
+from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import linalg
 
-from joulemeter.design import Response, Stretches, Windows, hats, windows
+from joulemeter.design import Response, Windows, hats, windows
+from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -344,9 +345,10 @@ def _unseen(rows: Windows, knots: Ints, rests: Stretches) -> Idle:
     ceiling = max(float(np.quantile(smooth, 0.02)), 1e-9)
     # Anywhere from 0 to the ceiling: mean and variance of the uniform distribution.
     covariance = np.full((len(knots), len(knots)), ceiling**2 / 12) + 1e-6 * ceiling**2 * np.eye(len(knots))
-    note = (
-        "no stretch without spans is long enough to see idle: "
-        "it lies anywhere from 0 to the lowest power seen"
+    note = "no stretch without spans is long enough to see idle: " + (
+        "it is told by readings that hold work beside it"
+        if len(rests)
+        else "it lies anywhere from 0 to the lowest power seen"
     )
     nothing = Stretches(knots[:0], knots[:0])
     return Idle(knots, np.full(len(knots), ceiling / 2), covariance, nothing, nothing, rests, (note,))

@@ -299,7 +299,15 @@ def around(occupancy: Occupancy, start_ns: Ints, end_ns: Ints) -> Occupancy:
     """The spans that touch any of the stretches (in order, none touching): what a look at those needs."""
     after = np.searchsorted(end_ns, occupancy.start_ns, side="right")
     touches = (after < len(start_ns)) & (start_ns[np.minimum(after, len(start_ns) - 1)] < occupancy.end_ns)
-    kept = np.flatnonzero(touches)
+    return _some(occupancy, np.flatnonzero(touches))
+
+
+def only(occupancy: Occupancy, chosen: NDArray[np.bool_]) -> Occupancy:
+    """The spans of the ``chosen`` sites (s,); who called them is still known."""
+    return occupancy if chosen.all() else _some(occupancy, np.flatnonzero(chosen[occupancy.column]))
+
+
+def _some(occupancy: Occupancy, kept: Ints) -> Occupancy:
     place = np.full(len(occupancy) + 1, -1, np.int32)
     place[kept] = np.arange(len(kept), dtype=np.int32)
     return replace(

@@ -68,7 +68,8 @@ def power_prior(usual_w: float, shape: float, kept: Columns) -> PowerPrior:
 
     The long calls of one site share its prior, so each has the n-th part of its weight.
     """
-    kinds = {each.kind for each in kept.occupancy.sites} - {"run"}
+    ran = np.bincount(kept.occupancy.column, minlength=len(kept.occupancy.sites)) > 0
+    kinds = {each.kind for each, some in zip(kept.occupancy.sites, ran, strict=True) if some} - {"run"}
     shape = min(shape, UNLIKE) if "kernel" in kinds and len(kinds) > 1 else shape
     shapes = np.array([1.0 if each.kind == "run" else shape for each in kept.occupancy.sites] + [1.0])
     usual = kept.single & ~kept.unusual

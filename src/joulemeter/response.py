@@ -12,12 +12,14 @@ from scipy import linalg, sparse
 
 from joulemeter import ages
 from joulemeter.columns import apart, unusual_calls
-from joulemeter.design import Design, Response, Stretches, Windows, counts, hats, smeared_ns, windows
+from joulemeter.design import Design, Response, Windows, counts, hats, smeared_ns, windows
 from joulemeter.excerpt import Elapsed, excerpt_of, nearby
+from joulemeter.idle import Idle
 from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, belief, evidence, fit_noise, no_extra
 from joulemeter.occupancy import Occupancy, around, busy_stretches
 from joulemeter.reading import Rail
+from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -74,10 +76,10 @@ class Found:
 
 
 def estimate(
-    timeline: Timeline, occupancy: Occupancy, own: Floats, gap: Stretches, idle_w: float
+    timeline: Timeline, occupancy: Occupancy, own: Floats, gap: Stretches, idle: Idle
 ) -> list[Found]:
     """Responses of a rail's meter, the likeliest first; ``own`` (n,) are seconds that each span ran by
-    itself, ``gap`` is what no span explains, ``idle_w`` a first figure of idle power."""
+    itself, ``gap`` is what no span explains, ``idle`` a first figure of idle power."""
     rail = timeline.rail
     step = timeline.spacing_ns
     gauge = rail.kind == "gauge"
@@ -87,7 +89,7 @@ def estimate(
         return [Found(told, 0.0, 0.05 * step, 0.0)]
     # A first call that compiles draws what its site never draws again: it would pass for another lag.
     odd = unusual_calls(occupancy, own, step / 1e9)[:SITES]
-    search = _Search(timeline, apart(occupancy, odd), gap, idle_w, told, SITES + len(odd))
+    search = _Search(timeline, apart(occupancy, odd), gap, idle, told, SITES + len(odd))
     pairs = _first_pairs(told, lag_known, window_known, step, gauge)
     if lag_known and not gauge:
         # Only the ticks are sought: which of their classes, here; their pace, as they are followed.
@@ -298,13 +300,16 @@ class _Search:
         timeline: Timeline,
         occupancy: Occupancy,
         gap: Stretches,
-        idle_w: float,
+        idle: Idle,
         told: Response,
         sites: int,
     ) -> None:
         self.told = told
         self.counter = timeline.rail.kind == "counter"
-        self._idle_w = idle_w
+        self._idle_w = float(np.mean(idle.mean_w))
+        # Quiet stretches show it at rest; where there are none it may be anywhere.
+        unseen = float(np.sqrt(np.mean(idle.covariance))) if not len(idle.quiet) else 0.0
+        self._idle_sigma = max(0.1 * self._idle_w + 1e-6, unseen)
         self._rows = excerpt_of(timeline, occupancy)
         longest = 0 if self.counter else max(LONGEST_WINDOW_NS, 2 * timeline.spacing_ns)
         near = nearby(self._rows, longest + max(LONGEST_LAG_NS, 2 * timeline.spacing_ns))
@@ -375,7 +380,7 @@ class _Search:
         usual = max(spent / ran, 0.02 * self._idle_w, 1e-6)
         count = made.seconds.shape[1]
         variances = np.append(
-            np.full(count, 0.5 * usual**2), [(0.1 * self._idle_w + 1e-6) ** 2] * made.idle.shape[1]
+            np.full(count, 0.5 * usual**2), np.full(made.idle.shape[1], self._idle_sigma**2)
         )
         mean = np.append(np.full(count, usual), np.full(made.idle.shape[1], self._idle_w))
         if self._work:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter.design import Stretches, hats
+from joulemeter.design import hats
 from joulemeter.noise import Gram
 from joulemeter.occupancy import Occupancy, seconds_between
+from joulemeter.stretches import Stretches
 from joulemeter.ticks import FAR, STAMP_S, Steps, Ticks, likely_moves
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter.design import Stretches, hats
+from joulemeter.design import hats
 from joulemeter.occupancy import Occupancy
+from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
 if TYPE_CHECKING:

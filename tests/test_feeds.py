@@ -1,0 +1,105 @@
+"""Kernels draw on their device, calls on their host: which rail gives to whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from joulemeter import timeline
+from joulemeter.attribution import attribute
+from joulemeter.feeds import fed
+from joulemeter.ledger import Ledger
+from joulemeter.reading import Rail
+from joulemeter.span import Site, Spans
+from simulated_machine import MS, S
+
+HOST_W, KERNEL_W = [8.0, 12.0, 5.0], [90.0, 160.0]
+KINDS = ["call", "call", "call", "kernel", "kernel"]
+SITES = tuple(Site(i, f"{kind}{i}", kind) for i, kind in enumerate(KINDS))  # type: ignore[arg-type]
+
+
+def _rail(number: int, source: str, name: str = "rail") -> Rail:
+    return Rail(
+        id=number, name=name, kind="counter", origin="simulated", period_ns=10 * MS, lag_ns=0, source=source
+    )
+
+
+def _program(seed: int) -> Spans:
+    """Two calls launch a kernel each, the third waits for both: the device is busy while the host is, too."""
+    rng, t, rows = np.random.default_rng(seed), S, []
+    while t < 9 * S:
+        free = t
+        for call, kernel in ((0, 3), (1, 4)):
+            start, t = t, t + int(rng.uniform(0.5, 3) * MS)
+            rows.append((call, 0, start, t, -1))
+            start = max(free, t)
+            free = start + int(rng.uniform(1, 8) * MS)
+            rows.append((kernel, 1, start, free, len(rows) - 1))
+        rows.append((2, 0, t, free, -1))
+        t = free + int(rng.exponential(2 * MS))
+    return Spans(*(np.array(column, np.int64) for column in zip(*rows, strict=True)))
+
+
+def _read(spans: Spans, watts: list[float], rail: Rail) -> tuple[timeline.Timeline, np.ndarray]:
+    """What a counter shows of a machine whose sites draw ``watts`` above 20 W, and each site's joules."""
+    at = np.arange(0, 10 * S, 10 * MS)
+    power = np.array(watts)[spans.site]
+    ran = np.minimum(spans.end_ns, at[:, None]) - np.minimum(spans.start_ns, at[:, None])
+    shown = 20.0 * at / S + ran @ power / S
+    joules = np.bincount(
+        spans.site, weights=power * (spans.end_ns - spans.start_ns) / S, minlength=len(watts)
+    )
+    return timeline.from_readings(rail, at, shown), joules
+
+
+@pytest.fixture(scope="module")
+def found() -> tuple[Ledger, np.ndarray, np.ndarray]:
+    spans = _program(1)
+    host, host_j = _read(spans, [*HOST_W, 0.0, 0.0], _rail(0, "rapl", "package-0"))
+    device, device_j = _read(spans, [0.0, 0.0, 0.0, *KERNEL_W], _rail(1, "nvml", "gpu-0"))
+    ledger = attribute([host, device], SITES, spans)
+    ledger.check()
+    return ledger, host_j, device_j
+
+
+def test_a_call_takes_nothing_of_a_devices_rail_nor_a_kernel_of_its_hosts(
+    found: tuple[Ledger, np.ndarray, np.ndarray],
+) -> None:
+    ledger, host_j, device_j = found
+    for site, on_host, on_device in zip(ledger.sites, host_j, device_j, strict=True):
+        for entry, true in zip(site.rails, (on_host, on_device), strict=True):
+            own = entry.exclusive
+            assert entry.resolved
+            assert own.low_j <= true <= own.high_j
+            assert own.energy_j == pytest.approx(true, rel=0.02, abs=1e-12)
+    assert "this rail feeds kernels alone" in ledger.rails[1].notes
+    assert any("no kernels" in note for note in ledger.rails[0].notes)
+
+
+def test_a_call_that_launches_a_kernel_has_its_energy_with_what_it_called(
+    found: tuple[Ledger, np.ndarray, np.ndarray],
+) -> None:
+    ledger, _, _ = found
+    for launch, kernel in ((0, 3), (1, 4)):
+        mine, its = ledger.sites[launch].rails[1], ledger.sites[kernel].rails[1]
+        assert mine.inclusive.energy_j == pytest.approx(its.exclusive.energy_j)
+        assert mine.inclusive.low_j == pytest.approx(its.exclusive.low_j)
+    assert ledger.sites[2].rails[1].inclusive.energy_j == 0
+
+
+def test_who_feeds_whom() -> None:
+    host, device = _rail(0, "rapl", "package-0"), _rail(1, "nvml", "gpu-0")
+    calls, kernels = [True, True, True, False, False], [False, False, False, True, True]
+    assert fed(device, [host, device], SITES).tolist() == kernels
+    assert fed(host, [host, device], SITES).tolist() == calls
+    # Without a meter of its own a device may draw on its host's supply (it may be part of the processor).
+    assert fed(host, [host], SITES).all()
+    elsewhere = replace(device, host="node2")
+    assert fed(host, [host, elsewhere], SITES).all()
+    # The whole platform's rail and a wall meter feed all.
+    assert fed(_rail(0, "rapl", "psys"), [host, device], SITES).all()
+    assert fed(_rail(0, ""), [host, device], SITES).all()
+    # Where no kernel was recorded, calls stand for them.
+    assert fed(device, [host, device], SITES[:3]).all()
