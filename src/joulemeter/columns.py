@@ -27,6 +27,9 @@ MOST_SINGLE = 60
 UNUSUAL = 8.0
 """Times as long as usual for its site a call is that does something else: compiles, loads, allocates."""
 
+MOST_UNUSUAL = 5
+"""The most such calls of one site: one for each kind of input that it meets, say."""
+
 UNUSUAL_STEPS = 2.0
 """Steps of the meter that such a call lasts at least; of shorter ones no reading shows what they draw."""
 
@@ -141,8 +144,12 @@ def unusual_calls(occupancy: Occupancy, own: Floats, step_s: float) -> Ints:
         column = occupancy.column[part]
         logs += np.bincount(column, weights=np.log(np.maximum(own[part], 1e-4)), minlength=count)
         calls += np.bincount(column, minlength=count)
-    usual = np.exp(logs / np.maximum(calls, 1))[occupancy.column[some]]
-    return some[own[some] > UNUSUAL * usual][:MOST_SINGLE]
+    mine = occupancy.column[some]
+    usual = np.exp(logs / np.maximum(calls, 1))[mine]
+    far = own[some] > UNUSUAL * usual
+    # Where many are, that is how the site's calls differ, and they may well draw alike.
+    few = np.bincount(mine[far], minlength=count) <= MOST_UNUSUAL
+    return some[far & few[mine]][:MOST_SINGLE]
 
 
 def _long_calls(occupancy: Occupancy, own: Floats, least_s: float) -> Ints:
