@@ -37,6 +37,9 @@ UNUSUAL_STEPS = 2.0
 BREATH = 0.1
 """Part of the usual length of what no span explains below which it is the way from one call to the next."""
 
+MOST_BREATHS = 1_000_000
+"""Beyond so many no difference is made: they would take as much memory as the spans."""
+
 WORKS = 0.01
 """Part of the spans' time from which on what no span explains may be work of more than one kind."""
 
@@ -88,7 +91,7 @@ def breaths(occupancy: Occupancy, gap: Stretches) -> tuple[Stretches, Stretches]
     length = (gap.end_ns - gap.start_ns).astype(np.float64)
     ran = float((occupancy.end_ns - occupancy.start_ns).sum())
     short = length < BREATH * float((length**2).sum()) / max(float(length.sum()), 1e-300)
-    if float(length.sum()) < WORKS * ran:
+    if float(length.sum()) < WORKS * ran or len(gap) > MOST_BREATHS:
         short = np.zeros(len(gap), bool)
     return gap.where(short), gap.where(~short)
 
