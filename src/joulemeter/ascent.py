@@ -17,7 +17,6 @@ from joulemeter.ticks import (
     ASKED_NS,
     MOST_PERIOD_NS,
     MOST_STEPS,
-    OTHER,
     Steps,
     Ticks,
     as_read,
@@ -67,6 +66,9 @@ CLEAR = 1.0
 
 SHORT = 0.1
 """Ticks that are this part of a read apart are easily taken for one at each read, or the other way round."""
+
+BLURRED = 5.0
+"""Times as far as the time that it stands for an age is blurred where the pace is wrong."""
 
 ROUNDS = 3
 """How often a pace is sought, with the powers of the one before."""
@@ -139,9 +141,6 @@ def highest(
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
     done = [pace for pace in paces if pace.period_ns > ASKED_NS]
-    # Under rough powers ticks at the pace of the reads look like many short ones.
-    if done and all(abs(np.log(each.period_ns / spacing_ns)) > OTHER for each in done):
-        done += [as_read(paces[0], spacing_ns, told)] if spacing_ns <= MOST_PERIOD_NS else []
     asked = [pace for pace in paces if pace.period_ns <= ASKED_NS]
     if done and not asked and done[0].period_ns < SHORT * spacing_ns:
         asked = [when_asked(done[0], told)]
@@ -177,6 +176,12 @@ def highest(
             break
         # Under better powers another pace may be the likeliest.
         best, done = again, [again.ticks]
+    # Where ages are blurred far beyond what they stand for, rough powers made a wrong pace likely: ticks at the
+    # pace of the reads look like many short ones.
+    last = reached[-1]
+    if last.blur > BLURRED and spacing_ns <= MOST_PERIOD_NS:
+        usual = as_read(last.ticks, spacing_ns, told)
+        reached.append(climbed(steps, quantum_j, usual, told, last.start, matter, beliefs))
     return max(reached, key=lambda each: each.score)
 
 
