@@ -39,7 +39,7 @@ def _rail(kind: str, lag_ns: int | None = 0, range_j: float | None = None) -> Ra
     failing=st.floats(0, 0.3),
     rule=st.sampled_from([attribute, share_by_time]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_attribution_conserves_and_is_never_negative(
     seed: int, kind: str, readings: int, spans: int, lag_ns: int | None, failing: float, rule: object
 ) -> None:

@@ -176,8 +176,8 @@ def highest(
             break
         # Under better powers another pace may be the likeliest.
         best, done = again, [again.ticks]
-    # Where ages are blurred far beyond what they stand for, rough powers made a wrong pace likely: ticks at the
-    # pace of the reads look like many short ones.
+    # Where ages are blurred far beyond what they stand for, rough powers made a wrong pace likely: ticks at
+    # the pace of the reads look like many short ones.
     last = reached[-1]
     if last.blur > BLURRED and spacing_ns <= MOST_PERIOD_NS:
         usual = as_read(last.ticks, spacing_ns, told)
