@@ -54,7 +54,7 @@ class Machine:
         return Conditions(0, 55.0, 0.0, 0.0, 7)
 
 
-PLAN = bench.Plan(1.5, families=("relu", "fc"), models=None)
+PLAN = bench.Plan(1.5, families=("relu", "global-avgpool"), models=None)
 
 
 @pytest.fixture(scope="module")
