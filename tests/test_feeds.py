@@ -74,7 +74,7 @@ def test_a_call_takes_nothing_of_a_devices_rail_nor_a_kernel_of_its_hosts(
             assert entry.resolved
             assert own.low_j <= true <= own.high_j
             assert own.energy_j == pytest.approx(true, rel=0.02, abs=1e-12)
-    assert "this rail feeds kernels alone" in ledger.rails[1].notes
+    assert "feeds kernels alone" in ledger.rails[1].notes
     assert any("no kernels" in note for note in ledger.rails[0].notes)
 
 

@@ -110,4 +110,4 @@ def test_a_site_that_cannot_be_told_apart_is_shown_with_what_can_be_said(tmp_pat
     assert "<td>unattributed</td><td></td><td>65.1 J</td>" in html
     assert "torch.relu &lt;b&gt;" in html
     assert "<td>unknown</td>" in html
-    assert "<p>note: idle power was seen before the first span</p>" in html
+    assert "<p>note: package-0: idle power was seen before the first span</p>" in html

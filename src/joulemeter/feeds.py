@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 DEVICES = ("nvml",)
 """Sources that meter devices by themselves."""
 
-HOSTS = ("rapl", "estimate")
-"""Sources that meter a host's processors."""
+PROCESSORS = ("rapl", "estimate")
+"""Sources that meter a host's processors, and so whatever else runs on them."""
 
 PLATFORM = "psys"
 """RAPL's zone of the whole machine, devices included."""
@@ -38,7 +38,7 @@ def fed(rail: Rail, rails: Sequence[Rail], sites: Sequence[Site]) -> NDArray[np.
     if rail.source in DEVICES:
         return kernel
     metered = any(each.source in DEVICES and each.host == rail.host for each in rails)
-    if metered and rail.source in HOSTS and PLATFORM not in rail.name:
+    if metered and rail.source in PROCESSORS and PLATFORM not in rail.name:
         return np.logical_not(kernel)
     return np.ones(len(sites), bool)
 
@@ -51,4 +51,4 @@ def told(
         return rail, list(entries)
     what = "kernels alone" if rail.rail.source in DEVICES else "no kernels, which have rails of their own"
     made = [each if fed else replace(each, resolved=True) for each, fed in zip(entries, some, strict=True)]
-    return replace(rail, notes=(*rail.notes, f"this rail feeds {what}")), made
+    return replace(rail, notes=(*rail.notes, f"feeds {what}")), made

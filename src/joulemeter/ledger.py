@@ -92,6 +92,11 @@ class SiteRail:
     inclusive: Energy
     joint: Energy | None = None
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the site draws on other rails only: a call beside a device's, a kernel beside a host's."""
+        return self.resolved and self.exclusive.high_j == 0
+
     def to_json(self) -> dict[str, Any]:
         """The site's entry for this rail in the JSON report."""
         return {
@@ -175,19 +180,22 @@ class Ledger:
     def __str__(self) -> str:
         """The ledger as plain text: a table a rail, then the notes."""
         tables = [_text_table(rail, self.sites) for rail in self.rails] or ["Nothing was metered."]
-        return "\n\n".join([*tables, *(f"note: {note}" for note in self._all_notes())])
+        return "\n\n".join([*tables, *(f"note: {note}" for note in self.remarks())])
 
     def _repr_html_(self) -> str:
         """The ledger as tables and notes, for notebooks."""
         tables = [_html_table(rail, self.sites) for rail in self.rails] or ["<p>Nothing was metered.</p>"]
-        return "".join([*tables, *(f"<p>note: {escape(note)}</p>" for note in self._all_notes())])
+        return "".join([*tables, *(f"<p>note: {escape(note)}</p>" for note in self.remarks())])
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """What IPython in a terminal shows: the text."""
         printer.text("Ledger(…)" if cycle else str(self))
 
-    def _all_notes(self) -> list[str]:
-        return list(dict.fromkeys([*(note for rail in self.rails for note in rail.notes), *self.notes]))
+    def remarks(self) -> list[str]:
+        """What is to be said of the rails, under their names where there are several, and of the run."""
+        several = len(self.rails) > 1
+        of_rails = (f"{r.rail.name}: {note}" if several else note for r in self.rails for note in r.notes)
+        return list(dict.fromkeys([*of_rails, *self.notes]))
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``joulemeter report --format json`` prints."""
@@ -209,9 +217,7 @@ _HEADS = ("site", "calls", "energy", "95 % interval")
 def _table(rail: RailLedger, sites: tuple[SiteLedger, ...]) -> list[tuple[str, ...]]:
     """Rows under ``_HEADS``: the hungriest sites, idle, unattributed, total."""
     names = {site.site.id: site.site.name for site in sites}
-    entries = hungriest_first(
-        (site, entry) for site in sites for entry in site.rails if entry.rail == rail.rail.id
-    )
+    entries = hungriest_first(sites, rail.rail.id)
     twins = Counter(line_of(site) for site, _ in entries)
     rows = [
         (f"{site.site.name}  {place(site, twins)}".strip(), f"{site.calls:,}", *site_figures(entry, names))
@@ -260,9 +266,10 @@ def place(site: SiteLedger, twins: Mapping[tuple[str, str, int], int]) -> str:
     return "" if name + line == site.site.name else name + line + column
 
 
-def hungriest_first(entries: Iterable[tuple[SiteLedger, SiteRail]]) -> list[tuple[SiteLedger, SiteRail]]:
-    """Sites of one rail by their own joules; those that are not known come last."""
-    return sorted(entries, key=lambda each: _unknown_last(each[1].exclusive.energy_j))
+def hungriest_first(sites: Iterable[SiteLedger], rail: int) -> list[tuple[SiteLedger, SiteRail]]:
+    """The sites that a rail feeds, by their own joules; those that are not known come last."""
+    fed = [(site, each) for site in sites for each in site.rails if each.rail == rail and not each.elsewhere]
+    return sorted(fed, key=lambda each: _unknown_last(each[1].exclusive.energy_j))
 
 
 def _unknown_last(energy_j: float) -> tuple[bool, float]:

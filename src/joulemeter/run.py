@@ -80,13 +80,13 @@ class Run:
 
     def timelines(self) -> list[Timeline]:
         """One timeline a rail, in the order of ``rails``."""
-        from joulemeter import timeline
+        from joulemeter import feeds, timeline
 
         made = []
         for rail in self.rails:
             mine = self.reading_rail == rail.id
             read = timeline.from_readings(rail, self.reading_t_ns[mine], self.reading_value[mine])
-            if rail.source in _OF_PROCESSORS:
+            if rail.source in feeds.PROCESSORS:
                 read = replace(read, others=self.others)
             made.append(read if self.end_ns is None else read.until(self.end_ns))
         return made
@@ -108,10 +108,6 @@ class Run:
         else:
             ledger = attribute(self.timelines(), self.sites, self.spans, progress)
         return replace(ledger, notes=(*ledger.notes, *self.header.get("notes", ())))
-
-
-_OF_PROCESSORS = ("rapl", "estimate")
-"""Sources whose rails feed processors, and so whatever else runs on them."""
 
 
 # ── a folder to record into ──────────────────────────────────────────────────────────────────────────

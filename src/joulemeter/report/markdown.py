@@ -30,7 +30,7 @@ def render(run: Run, ledger: Ledger) -> str:
     command = " ".join(map(str, run.header.get("argv", ()))) or run.folder.name
     blocks = [f"### Energy of `{_code(command)}`", *_warnings(run, ledger), _rails(ledger)]
     blocks += [_sites(rail, ledger) for rail in ledger.rails]
-    notes = dict.fromkeys([*(note for rail in ledger.rails for note in rail.notes), *ledger.notes])
+    notes = ledger.remarks()
     if notes:
         blocks.append("\n".join(f"- {_plain(note)}" for note in notes))
     return "\n\n".join(blocks) + "\n"
@@ -64,9 +64,8 @@ def _rails(ledger: Ledger) -> str:
 
 
 def _sites(rail: RailLedger, ledger: Ledger) -> str:
-    entries = [(site, entry) for site in ledger.sites for entry in site.rails if entry.rail == rail.rail.id]
+    entries = hungriest_first(ledger.sites, rail.rail.id)
     known = [pair for pair in entries if not math.isnan(pair[1].exclusive.energy_j)]
-    known = hungriest_first(known)
     names = {site.site.id: site.site.name for site in ledger.sites}
     heads = ("site", "calls", "time", "energy", "95 % interval")
     twins = Counter(line_of(site) for site, _ in known)

@@ -190,7 +190,7 @@ function siteSays(site) {
   const said = [(site.kind + " " + where(site)).trim() + ", " + site.calls.toLocaleString("en") + " calls"];
   for (const entry of site.rails) {
     const of = railOf(entry.rail);
-    said.push(of.name + ": " + (entry.resolved ? "own " + joules(entry.exclusive.energy_j) + " (" + bounds(entry.exclusive) + ")" : unresolved(entry)));
+    said.push(of.name + ": " + (entry.resolved && entry.exclusive.high_j === 0 ? "none of its own" : entry.resolved ? "own " + joules(entry.exclusive.energy_j) + " (" + bounds(entry.exclusive) + ")" : unresolved(entry)));
   }
   return said.join("\n");
 }
@@ -355,10 +355,11 @@ function fillSites() {
 function siteRow(site, entry, whole) {
   const own = entry.exclusive, all = entry.inclusive, cell = (text, below) => make("td", {}, text, ...(below ? [make("small", { className: below.length < 24 ? "keep" : "" }, below)] : []));
   const name = make("th", { scope: "row", className: "left" }, make("code", {}, site.name), " ", make("span", { className: "soft" }, where(site)));
-  const energy = entry.resolved ? joules(own.energy_j) : entry.confounded_with.length ? "not told apart" : own.low_j > 0 ? "not resolved" : "below resolution";
-  const range = entry.resolved ? bounds(own) : unresolved(entry).replace(/^below the meter's resolution, |^not told apart |^not resolved, /, "");
+  const elsewhere = entry.resolved && own.high_j === 0;
+  const energy = elsewhere ? "none of its own" : entry.resolved ? joules(own.energy_j) : entry.confounded_with.length ? "not told apart" : own.low_j > 0 ? "not resolved" : "below resolution";
+  const range = elsewhere ? "" : entry.resolved ? bounds(own) : unresolved(entry).replace(/^below the meter's resolution, |^not told apart |^not resolved, /, "");
   return make("tr", {}, name, cell(site.kind), cell(site.calls.toLocaleString("en")), cell(si(site.exclusive_s, "s")), cell(energy, range),
-    cell(joules(all.energy_j), bounds(all)), cell(entry.resolved && site.calls && own.energy_j !== null ? joules(own.energy_j / site.calls) : ""), cell(percent(own.energy_j, whole.energy_j)));
+    all.high_j === 0 && elsewhere ? cell("") : cell(joules(all.energy_j), bounds(all)), cell(entry.resolved && !elsewhere && site.calls && own.energy_j !== null ? joules(own.energy_j / site.calls) : ""), cell(elsewhere ? "" : percent(own.energy_j, whole.energy_j)));
 }
 
 /* ── source ── */

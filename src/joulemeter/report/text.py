@@ -44,7 +44,7 @@ def show(run: Run, ledger: Ledger, console: Console, most: int = _MOST_SITES) ->
         console.print(line)
     for rail in ledger.rails:
         console.print(rail_table(rail, ledger, most))
-    for note in dict.fromkeys([*(n for rail in ledger.rails for n in rail.notes), *ledger.notes]):
+    for note in ledger.remarks():
         console.print(Text("note: " + note, style="dim"))
 
 
@@ -81,7 +81,7 @@ def rail_table(rail: RailLedger, ledger: Ledger, most: int) -> Table:
     for name in ("calls", "time", "energy", "95 % interval", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     whole = rail.energy.energy_j
-    rows = hungriest_first(_entries(rail, ledger))
+    rows = hungriest_first(ledger.sites, rail.rail.id)
     twins = Counter(line_of(site) for site, _ in rows)
     for site, entry in rows[:most]:
         table.add_row(
@@ -106,10 +106,6 @@ def _title(rail: RailLedger) -> str:
     reasons = ", ".join(sorted({gap.reason for gap in rail.gaps}))
     unseen = f"; {seconds(gaps)} not seen ({reasons})" if gaps else ""
     return f"{rail.rail.name}: {joules(rail.energy.energy_j)} {rail.rail.origin}{unseen}"
-
-
-def _entries(rail: RailLedger, ledger: Ledger) -> list[tuple[SiteLedger, SiteRail]]:
-    return [(site, entry) for site in ledger.sites for entry in site.rails if entry.rail == rail.rail.id]
 
 
 def _where(site: SiteLedger, twins: Counter[tuple[str, str, int]]) -> Text:
