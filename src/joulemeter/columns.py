@@ -30,8 +30,8 @@ UNUSUAL = 8.0
 MOST_UNUSUAL = 5
 """The most such calls of one site: one for each kind of input that it meets, say."""
 
-UNUSUAL_STEPS = 2.0
-"""Steps of the meter that such a call lasts at least; of shorter ones no reading shows what they draw."""
+UNUSUAL_STEPS = 0.3
+"""Steps of the meter that such a call lasts at least: shorter ones hardly move a reading."""
 
 
 BREATH = 0.1
