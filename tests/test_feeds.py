@@ -103,3 +103,17 @@ def test_who_feeds_whom() -> None:
     assert fed(_rail(0, ""), [host, device], SITES).all()
     # Where no kernel was recorded, calls stand for them.
     assert fed(device, [host, device], SITES[:3]).all()
+
+
+def test_a_device_whose_kernels_took_no_time_gives_nothing_to_calls() -> None:
+    spans = _program(2)
+    calls = spans.site < 3
+    alone = Spans(*(each[calls] for each in (spans.site, spans.lane, spans.start_ns, spans.end_ns)),
+                  np.full(int(calls.sum()), -1))  # fmt: skip
+    device, _ = _read(alone, [30.0, 30.0, 30.0, 0.0, 0.0], _rail(0, "nvml", "gpu-0"))
+    ledger = attribute([device], SITES, alone)
+    ledger.check()
+    rail = ledger.rails[0]
+    assert rail.attributed_j == 0
+    assert rail.unattributed_j > 0.9 * (rail.energy.energy_j - rail.idle.energy_j)
+    assert all(site.rails[0].exclusive.high_j == 0 for site in ledger.sites[:3])

@@ -174,3 +174,13 @@ def test_very_many_pauses_are_taken_together() -> None:
     found = find_idle(_read(watts), _busy(*((at, at + 0.5) for at in range(2000))), Response(0))
     assert len(found.quiet) == 2000
     assert found.mean_w == pytest.approx(30 + 0.002 * found.knots_ns / S, rel=0.01)
+
+
+def test_a_counter_that_showed_nothing_at_first_tells_nothing_of_a_rest_that_ended_with_it() -> None:
+    """The only reading of the rest is the one that tells nothing: it was looked for among none."""
+    t_ns = np.concatenate([[0], 400 * MS + 100 * MS * np.arange(40)])
+    rail = Rail(id=0, name="rail", kind="counter", origin="simulated", period_ns=100 * MS, lag_ns=0)
+    joules = np.concatenate([[0.0], 60.0 * np.arange(40) / 10])
+    read = timeline.from_readings(rail, t_ns, joules)
+    busy = Stretches(np.array([401 * MS]), np.array([int(t_ns[-1])]))
+    assert len(find_idle(read, busy, Response(0)).quiet) == 0
