@@ -182,5 +182,5 @@ def test_a_counter_that_showed_nothing_at_first_tells_nothing_of_a_rest_that_end
     rail = Rail(id=0, name="rail", kind="counter", origin="simulated", period_ns=100 * MS, lag_ns=0)
     joules = np.concatenate([[0.0], 60.0 * np.arange(40) / 10])
     read = timeline.from_readings(rail, t_ns, joules)
-    busy = Stretches(np.array([401 * MS]), np.array([int(t_ns[-1])]))
+    busy = Stretches(np.array([501 * MS]), np.array([int(t_ns[-1])]))
     assert len(find_idle(read, busy, Response(0)).quiet) == 0
