@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from joulemeter.attribution import attribute
+from joulemeter.beat import beats
+from joulemeter.occupancy import occupy
 from simulated_machine import MS, S
 
 Rng = np.random.Generator
@@ -263,3 +265,40 @@ def test_bursts_much_shorter_than_a_wall_meters_second_are_not_given_the_idle_be
     made = machines.machine(rng, rows, [f"call{i}" for i in range(4)], watts, int(t + 1.0 * S))
     held, _ = _found(machines, made, machines.METERS["wall meter 1 s"](rng, made).timeline)
     assert held == 4
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_gauge_read_at_the_pace_of_a_loop_does_not_say_that_what_it_never_shows_drew_nothing(
+    machines: Any, told: bool
+) -> None:
+    """Ten requests a second, a reading each 100 ms of 25: it saw the rest between them, and 95 J were "at most 0.1"."""
+    rng, rows = _drawn("cadenceGPU gauge 25 %", 12), []
+    watts, mean_ns = rng.uniform(15, 120, 5), machines._durations(rng, 5, 1e-3, 12e-3)
+    for k in range(120):
+        t = int(1.5 * S + k * 100 * MS + rng.exponential(2e4))
+        for site in range(5):
+            end = t + max(1000, int(mean_ns[site] * (1 + 0.05 * rng.standard_normal())))
+            rows.append((site, 0, t, end, -1))
+            t = end + int(rng.exponential(1e4))
+    made = machines.machine(rng, rows, [f"call{i}" for i in range(5)], watts, 15 * S)
+    read = machines.METERS["GPU gauge 25 %"](rng, made).timeline
+    read = replace(read, rail=replace(read.rail, window_ns=25 * MS if told else None))
+    ledger = attribute([read], made.sites, made.spans)
+    ledger.check()
+    assert any("pace of a loop" in note for note in ledger.rails[0].notes) is not told
+    if not told:
+        true = machines.true_joules(made, read, ledger.rails[0].lag_ns)
+        entries = [site.rails[0] for site in ledger.sites]
+        assert not any(each.resolved for each in entries)
+        assert all(
+            each.exclusive.low_j <= j <= each.exclusive.high_j for each, j in zip(entries, true, strict=True)
+        )
+
+
+@pytest.mark.parametrize("meter", ["GPU gauge 100 ms", "GPU gauge 25 %"])
+def test_a_loop_at_a_pace_of_its_own_does_not_beat_with_its_meter(machines: Any, meter: str) -> None:
+    for seed in range(1700, 1706):
+        rng = _drawn("loop, fixed order" + meter, seed)
+        made = machines.loop(rng, 20.0)
+        read = machines.METERS[meter](rng, made).timeline
+        assert not beats(read, occupy(made.sites, made.spans))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from joulemeter import feeds
+from joulemeter import beat, feeds
 from joulemeter import occupancy as occupied
 from joulemeter import response as responses
 from joulemeter.columns import own_seconds
@@ -213,10 +213,11 @@ def _estimated(
     report(0.9)
     response = found.response
     whole = _balanced(timeline, response, found, seen)
-    rail = _rail_ledger(
-        timeline, response, found, seen, whole, (*responses.notes(timeline.rail, response), *idle.notes)
-    )
-    return rail, _entries(timeline, occupancy, found, seen, whole)
+    notes = (*responses.notes(timeline.rail, response), *idle.notes)
+    entries = _entries(timeline, occupancy, found, seen, whole)
+    if beat.beats(timeline, occupancy):
+        notes, entries = (*notes, beat.NOTE), beat.unknown(entries, timeline.total_j)
+    return _rail_ledger(timeline, response, found, seen, whole, notes), entries
 
 
 def _mixed(found: Sequence[Estimate]) -> Estimate:
