@@ -140,10 +140,7 @@ def highest(
         """The best found from ``begin`` on the excerpt, left early where it lies below ``least``."""
         return climbed(some, quantum_j, pace, told, begin, matter, beliefs, GLANCE, least)
 
-    done = [pace for pace in paces if pace.period_ns > ASKED_NS]
-    asked = [pace for pace in paces if pace.period_ns <= ASKED_NS]
-    if done and not asked and done[0].period_ns < SHORT * spacing_ns:
-        asked = [when_asked(done[0], told)]
+    done, asked = _parted(paces, spacing_ns, told)
     fresh = [climbed(steps, quantum_j, pace, told, start, matter, beliefs) for pace in asked]
     if not done:
         return fresh[0]
@@ -176,13 +173,20 @@ def highest(
             break
         # Under better powers another pace may be the likeliest.
         best, done = again, [again.ticks]
-    # Where ages are blurred far beyond what they stand for, rough powers made a wrong pace likely: ticks at
-    # the pace of the reads look like many short ones.
-    last = reached[-1]
-    if last.blur > BLURRED and spacing_ns <= MOST_PERIOD_NS:
-        usual = as_read(last.ticks, spacing_ns, told)
-        reached.append(climbed(steps, quantum_j, usual, told, last.start, matter, beliefs))
+    if reached[-1].blur > BLURRED and spacing_ns <= MOST_PERIOD_NS:
+        # Rough powers made a wrong pace likely: ticks at the pace of the reads look like many short ones.
+        usual = as_read(reached[-1].ticks, spacing_ns, told)
+        reached.append(climbed(steps, quantum_j, usual, told, begin, matter, beliefs))
     return max(reached, key=lambda each: each.score)
+
+
+def _parted(paces: Sequence[Ticks], spacing_ns: float, told: bool) -> tuple[list[Ticks], list[Ticks]]:
+    """Paces that tick, and those that are fresh whenever they are asked: one of these where all tick fast."""
+    done = [pace for pace in paces if pace.period_ns > ASKED_NS]
+    asked = [pace for pace in paces if pace.period_ns <= ASKED_NS]
+    if done and not asked and done[0].period_ns < SHORT * spacing_ns:
+        asked = [when_asked(done[0], told)]
+    return done, asked
 
 
 def climbed(

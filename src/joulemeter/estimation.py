@@ -242,13 +242,7 @@ def _fitted(
     kept: Columns,
     before: _Fit | None = None,
 ) -> _Fit:
-    spent = float(plain.windows.energy_j.sum() - (plain.idle @ idle.mean_w).sum())
-    ran_s, loose_s = float(plain.seconds[:, :-1].sum()), float(plain.seconds[:, -1].sum())
-    # Where more time lies outside of spans than in them, their power may be many times that of the whole.
-    least = priors.SHAPE if loose_s < ran_s else priors.UNLIKE
-    usual_w = max(spent, 1e-3 * float(plain.windows.energy_j.sum()), 1e-9) / max(
-        ran_s + min(loose_s, ran_s), 1e-9
-    )
+    usual_w, least = _usual(plain, idle)
     prior = priors.power_prior(usual_w, least, kept)
     counter = bool(plain.windows.linked.any())
     noise = Noise(USUAL_VARIATION, 0.1 * float(np.median(plain.windows.length_s)) if counter else 0.005)
@@ -271,7 +265,7 @@ def _fitted(
         if turn < 3 or before is not None:
             extra = raised(made, at, _expected(made, found), noise, no_extra(len(made)))
         shape = priors.scatter_shape(found, usual_w, seconds)
-        prior = priors.power_prior(usual_w, shape if loose_s < ran_s else min(shape, least), kept)
+        prior = priors.power_prior(usual_w, min(shape, least) if least < priors.SHAPE else shape, kept)
     if len(whole) > len(plain):
         plain = whole
         made = _with_response(plain, found.site, counter)
@@ -282,10 +276,7 @@ def _fitted(
     spread = energies(sums, found, seconds, left)
     factor = _misfit(made, sums, found, at, noise, extra) * _few(sums, found)
     by_knot = _by_knot(made, seconds, len(idle.mean_w))
-    if len(idle.quiet):
-        rested = _rested(idle, found, factor)
-    else:
-        rested = _bounded(found, len(idle.mean_w), factor, bool(len(idle.rests)))
+    rested = _rested(idle, found, factor) if len(idle.quiet) else _bounded(idle, found, factor)
     spread = replace(spread, covariance=spread.covariance * factor)
     spread = _with_idle(spread, by_knot, rested, found, factor)
     return _Fit(
@@ -302,6 +293,16 @@ def _fitted(
     )
 
 
+def _usual(plain: Design, idle: Idle) -> tuple[float, float]:
+    """The power in watts that sites usually draw, and a gamma shape: how far theirs may scatter about it."""
+    whole_j = float(plain.windows.energy_j.sum())
+    spent_j = whole_j - float((plain.idle @ idle.mean_w).sum())
+    ran_s, loose_s = float(plain.seconds[:, :-1].sum()), float(plain.seconds[:, -1].sum())
+    usual_w = max(spent_j, 1e-3 * whole_j, 1e-9) / max(ran_s + min(loose_s, ran_s), 1e-9)
+    # Where more time lies outside of spans than in them, their power may be many times that of the whole.
+    return usual_w, priors.SHAPE if loose_s < ran_s else priors.UNLIKE
+
+
 def _rested(idle: Idle, found: Powers, factor: float) -> tuple[Floats, Floats]:
     """Idle's mean (k,) and covariance (k, k), where quiet stretches show it."""
     knots = slice(found.columns, found.columns + len(idle.mean_w))
@@ -309,13 +310,14 @@ def _rested(idle: Idle, found: Powers, factor: float) -> tuple[Floats, Floats]:
     return mean, shown + COARSE**2 * np.outer(mean, mean)
 
 
-def _bounded(found: Powers, count: int, factor: float, rests: bool) -> tuple[Floats, Floats]:
+def _bounded(idle: Idle, found: Powers, factor: float) -> tuple[Floats, Floats]:
     """Idle's mean (k,) and covariance (k, k) where no stretch shows it: anywhere from nothing to the lowest
-    power that anything ran at, its own included (a uniform distribution), unless there are ``rests`` and rows
+    power that anything ran at, its own included (a uniform distribution), unless there are rests and rows
     that hold some tell it better.
 
     What sites usually draw above idle would seem to tell idle from the sum of both: it is not asked.
     """
+    count = len(idle.mean_w)
     knots = slice(found.columns, found.columns + count)
     mean, shown = found.mean[knots], factor * found.covariance[knots, knots]
     sums = np.eye(found.columns, len(found.mean))
@@ -324,7 +326,7 @@ def _bounded(found: Powers, count: int, factor: float, rests: bool) -> tuple[Flo
         np.einsum("ij,jk,ik->i", sums, factor * found.covariance, sums)
     )
     ceiling = max(float(highest.min()), 1e-9)
-    if rests and float(np.sqrt(shown.mean())) < 0.5 * ceiling / np.sqrt(12):
+    if len(idle.rests) and float(np.sqrt(shown.mean())) < 0.5 * ceiling / np.sqrt(12):
         return mean, shown
     return np.full(count, ceiling / 2), np.full((count, count), ceiling**2 / 12)
 
