@@ -12,8 +12,10 @@ demo: $(VENV)/.demo
 	$(BIN)/joulemeter report demo-run --format html --output demo-run/report.html
 	@echo "The same as a page: demo-run/report.html"
 
+# Side by side in as many workers as there are processors; then, one by one, what wants the machine for itself.
 test: $(VENV)/.test check
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not alone" -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 check: $(VENV)/.test
 	$(BIN)/ruff check src tests benchmarks

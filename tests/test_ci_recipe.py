@@ -10,6 +10,8 @@ import yaml
 
 import guided
 
+pytestmark = pytest.mark.alone
+
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "github-actions.md"
 WORK = "import numpy\nx = numpy.ones((400, 400))\nfor _ in range({}):\n    x @ x\n"
 

@@ -1,17 +1,21 @@
 """PyTorch's operators and device kernels: records of the profiler into spans on our clock."""
 
 import json
+import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pynvml
 import pytest
 import torch
 
 from joulemeter import rawfiles
 from joulemeter.frameworks import kineto, kineto_trace
 from joulemeter.recorder import Recorder
+from joulemeter.sources.fake_nvml import FakeNvml
 
 TRACE = json.loads((Path(__file__).parent / "data" / "kineto_cuda.json").read_text())
 BASE_NS = TRACE["baseTimeNanoseconds"]
@@ -90,6 +94,44 @@ def test_an_operator_too_short_to_tell_is_left_in_the_time_around_it(written: Si
 def test_a_launch_whose_kernel_has_no_record_is_counted() -> None:
     trace = kineto_trace.from_chrome(TRACE)
     assert (trace.launches, len(trace.device), trace.unseen) == (5, 4, 1)
+
+
+class Nvml(FakeNvml):
+    """A driver that knows its GPUs by UUID; ``nvml-2`` is the third."""
+
+    NVMLError = pynvml.NVMLError
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> int:
+        if not uuid.startswith("GPU-nvml-"):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return int(uuid[-1])
+
+    def nvmlDeviceGetIndex(self, handle: int) -> int:
+        return handle
+
+
+@pytest.mark.parametrize(
+    ("uuid", "name"), [("nvml-2", "gpu-2"), ("of a slice of a GPU", "cuda:0"), (None, "cuda:0")]
+)
+def test_a_device_is_called_as_its_rail_is_whichever_gpus_the_process_sees(
+    monkeypatch: pytest.MonkeyPatch, uuid: str | None, name: str
+) -> None:
+    """A process that may see the third GPU alone counts it as its first."""
+    known = SimpleNamespace() if uuid is None else SimpleNamespace(uuid=uuid)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: known)
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml([]))
+    kineto.device_name.cache_clear()
+    sink = Sink()
+    kineto.write(
+        kineto_trace.from_chrome(TRACE),
+        sink,
+        -BASE_NS,
+        lambda id: "MainThread",
+        "MainThread",
+        kineto.device_name,
+    )
+    kineto.device_name.cache_clear()
+    assert {f"{name} stream 7", f"{name} stream 20"} <= set(sink.spans)
 
 
 class Event:

@@ -18,6 +18,8 @@ from joulemeter.sources import nvml, rapl
 from joulemeter.sources.fake_nvml import FakeNvml
 from test_sources_contract import powercap_tree
 
+pytestmark = pytest.mark.alone
+
 PAGES = Path(__file__).parents[1] / "docs" / "how-to"
 
 

@@ -64,6 +64,7 @@ SUMS = {
         "lanetail",
         "stretches",
         "feeds",
+        "others",
         "beat",
     ),
     *("isolation", "comparison", "window", "traffic", "accuracy", "models", "scoring", "calltree"),

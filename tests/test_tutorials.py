@@ -6,6 +6,8 @@ import pytest
 
 import guided
 
+pytestmark = pytest.mark.alone
+
 TUTORIALS = sorted((Path(__file__).parents[1] / "docs" / "tutorials").glob("[!i]*.md"))
 
 

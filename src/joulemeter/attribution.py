@@ -23,7 +23,9 @@ from joulemeter.estimation import Estimate, estimate
 from joulemeter.idle import Idle, find_idle
 from joulemeter.ledger import UNKNOWN, Energy, Ledger, RailLedger, SiteLedger, SiteRail
 from joulemeter.occupancy import Occupancy
+from joulemeter.others import disturbed
 from joulemeter.posterior import Energies, bounded, confounded, is_resolved
+from joulemeter.reading import Rail
 from joulemeter.span import Site, Spans
 from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
@@ -48,14 +50,20 @@ Rule = Callable[[Timeline, Occupancy, Progress], tuple[RailLedger, list[SiteRail
 
 
 def attribute(
-    timelines: Sequence[Timeline], sites: Sequence[Site], spans: Spans, progress: Progress | None = None
+    timelines: Sequence[Timeline],
+    sites: Sequence[Site],
+    spans: Spans,
+    progress: Progress | None = None,
+    lanes: Sequence[str] = (),
 ) -> Ledger:
     """Where the joules of ``timelines`` went among ``sites``, with 95 % intervals; it conserves.
 
     A rail with fewer than two readings is not known: NaN. A site that ran only while a rail saw nothing is
     not known on that rail. Spans of sites that ``sites`` lacks get a site named after their number.
+    ``lanes`` are the names of the spans' lanes: one that is called after a GPU's rail (``gpu-1 stream 7``)
+    draws on that rail alone.
     """
-    return _ledger(timelines, sites, spans, progress, _estimated)
+    return _ledger(timelines, sites, spans, progress, _estimated, lanes)
 
 
 def share_by_time(
@@ -69,30 +77,48 @@ def share_by_time(
 
 
 def _ledger(
-    timelines: Sequence[Timeline], sites: Sequence[Site], spans: Spans, progress: Progress | None, rule: Rule
+    timelines: Sequence[Timeline],
+    sites: Sequence[Site],
+    spans: Spans,
+    progress: Progress | None,
+    rule: Rule,
+    lanes: Sequence[str] = (),
 ) -> Ledger:
     occupancy = occupied.occupy(sites, spans)
     report = progress or (lambda done: None)
     report(0.3)
+
+    def on(rail: Rail) -> Occupancy:
+        """The spans that may have drawn on ``rail``, as far as lanes tell."""
+        elsewhere = feeds.elsewhere(rail, spans, lanes)
+        return occupied.occupy(occupancy.sites, spans.only(~elsewhere)) if elsewhere.any() else occupancy
+
     with ThreadPoolExecutor(1) as beside:
         times = beside.submit(_site_times, occupancy)
-        rails, entries = _rails(timelines, occupancy, rule, report)
+        rails, entries = _rails(timelines, on, rule, report)
     for place, timeline in enumerate(timelines):
         if timeline.others > 0:
-            rails[place], entries[place] = _disturbed(timeline, rails[place], entries[place], times.result())
-    return Ledger(tuple(rails), _site_ledgers(occupancy, times.result(), entries))
+            rails[place], entries[place] = disturbed(
+                timeline, rails[place], entries[place], occupancy.sites, times.result()
+            )
+    dark = feeds.unmetered([rail.rail for rail in rails], spans, lanes)
+    if dark.any():
+        entries = feeds.unseen(rails, entries, occupancy.sites, spans.only(dark))
+    notes = (feeds.UNSEEN,) if dark.any() else ()
+    return Ledger(tuple(rails), _site_ledgers(occupancy, times.result(), entries), notes)
 
 
 def _rails(
-    timelines: Sequence[Timeline], occupancy: Occupancy, rule: Rule, report: Progress
+    timelines: Sequence[Timeline], on: Callable[[Rail], Occupancy], rule: Rule, report: Progress
 ) -> tuple[list[RailLedger], list[list[SiteRail]]]:
     rails, entries, all_rails = [], [], [timeline.rail for timeline in timelines]
     for number, timeline in enumerate(timelines):
         within = _part_of(report, 0.3 + 0.7 * number / len(timelines), 0.7 / len(timelines))
+        occupancy = on(timeline.rail)
         if math.isnan(timeline.total_j):
             rail, mine = _unmeasured(timeline, occupancy)
         else:
-            some = feeds.fed(timeline.rail, all_rails, occupancy.sites)
+            some = feeds.fed(timeline.rail, all_rails, occupancy)
             rail, mine = feeds.told(*rule(timeline, occupied.only(occupancy, some), within), some)
         rails.append(rail)
         entries.append(mine)
@@ -126,46 +152,6 @@ def _site_ledgers(
         )
         for at, site in enumerate(occupancy.sites)
     )
-
-
-def _disturbed(
-    timeline: Timeline, rail: RailLedger, entries: Sequence[SiteRail], times: tuple[Floats, Floats]
-) -> tuple[RailLedger, list[SiteRail]]:
-    """Intervals that know of other programs' load.
-
-    What they drew is part of the power at idle, in proportion to the processors they took; while sites ran it
-    may have been anything from none to twice of that (a uniform distribution). A processor that is full hides
-    what a site draws: there it took the place of others. So each second of a site is that much less sure.
-    """
-    seen_s = (int(timeline.t_ns[-1]) - int(timeline.t_ns[0])) / 1e9 if len(timeline.t_ns) > 1 else 0.0
-    if not seen_s > 0 or math.isnan(rail.idle.energy_j):
-        return rail, list(entries)
-    half_w = 1.96 * timeline.others / math.sqrt(3) * rail.idle.energy_j / seen_s
-    most_j = rail.energy.high_j
-
-    def wider(energy: Energy, seconds: float) -> Energy:
-        """The energy with its interval, wider by what others may have drawn in ``seconds``."""
-        up = math.hypot(energy.high_j - energy.energy_j, half_w * seconds)
-        down = math.hypot(energy.energy_j - energy.low_j, half_w * seconds)
-        high = max(energy.high_j, min(energy.energy_j + up, most_j))
-        return Energy(energy.energy_j, max(0.0, energy.energy_j - down), high)
-
-    whole_s, alone_s = times
-    made = []
-    for at, each in enumerate(entries):
-        group = [at, *each.confounded_with]
-        joint_s = float(sum(alone_s[i] for i in group if i < len(alone_s)))
-        own = wider(each.exclusive, float(alone_s[at]))
-        made.append(
-            replace(
-                each,
-                resolved=each.resolved and is_resolved(own),
-                exclusive=own,
-                inclusive=wider(each.inclusive, float(whole_s[at])),
-                joint=None if each.joint is None else wider(each.joint, joint_s),
-            )
-        )
-    return replace(rail, idle=wider(rail.idle, min(seen_s, float(alone_s.sum())))), made
 
 
 def _unmeasured(timeline: Timeline, occupancy: Occupancy) -> tuple[RailLedger, list[SiteRail]]:

@@ -174,10 +174,8 @@ def _span(run: Run, row: int, contexts: dict[int, trace.SpanContext], root: Read
         parent = int(spans.parent[parent])
     above = contexts[parent] if parent >= 0 else root.context
     assert above is not None
-    lanes = run.header.get("lanes", ())
-    lane = int(spans.lane[row])
     attributes: dict[str, Any] = {"joulemeter.kind": site.kind}
-    attributes["thread.name"] = str(lanes[lane]) if lane < len(lanes) else f"lane {lane}"
+    attributes["thread.name"] = run.lane_name(int(spans.lane[row]))
     if site.file:
         attributes |= {"code.file.path": site.file, "code.line.number": site.line}
     context = _context(above.trace_id)

@@ -154,8 +154,7 @@ def label(run: Run) -> str:
     if rank is not None:
         restart = f", restart {rank['restart']}" if rank.get("restart") else ""
         return f"rank {rank['rank']}{restart}"
-    lanes = run.header.get("lanes", ())
-    return "" if any(str(name).startswith("rank ") for name in lanes) else run.folder.name
+    return "" if any(name.startswith("rank ") for name in run.lanes) else run.folder.name
 
 
 # ── rails ────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,9 +309,8 @@ def _numbered(site: Site, numbers: dict[tuple[Any, ...], int], sites: list[Site]
 
 
 def _lane_names(run: Run) -> list[str]:
-    names = [str(name) for name in run.header.get("lanes", ())]
     needed = int(run.spans.lane.max(initial=-1)) + 1
-    names += [f"lane {number}" for number in range(len(names), needed)]
+    names = [*run.lanes, *(run.lane_name(number) for number in range(len(run.lanes), needed))]
     before = label(run)
     return [f"{before}, {name}" if before else name for name in names]
 
@@ -371,22 +369,15 @@ def ledger_by_host(run: Run, progress: Progress | None = None) -> Ledger:
     span_host = lane_hosts[run.spans.lane] if len(run.spans) else np.empty(0, object)
     ledgers = []
     for number, host in enumerate(run.header["hosts"], 1):
-        spans = _only(run.spans, span_host == host)
+        spans = run.spans.only(span_host == host)
         present = set(np.unique(spans.site).tolist())
         sites = [site for site in run.sites if site.id in present]
-        ledgers.append(attribute([line for line in lines if line.rail.host == host], sites, spans))
+        mine = [line for line in lines if line.rail.host == host]
+        ledgers.append(attribute(mine, sites, spans, lanes=run.lanes))
         if progress is not None:
             progress(number / len(run.header["hosts"]))
     rails = tuple(rail for each in ledgers for rail in each.rails)
     return Ledger(rails, _joined(ledgers, run.sites), tuple(n for each in ledgers for n in each.notes))
-
-
-def _only(spans: Spans, mine: NDArray[np.bool_]) -> Spans:
-    """Some of the rows; parents are rows of what is left."""
-    row = np.cumsum(mine) - 1
-    parent = spans.parent[mine]
-    kept = np.where(parent < 0, -1, row[parent]) if len(parent) else parent
-    return Spans(spans.site[mine], spans.lane[mine], spans.start_ns[mine], spans.end_ns[mine], kept)
 
 
 def _joined(ledgers: Sequence[Ledger], sites: Sequence[Site]) -> tuple[Any, ...]:

@@ -78,6 +78,15 @@ class Run:
         found = end.get("monotonic_ns") if isinstance(end, dict) else None
         return found if isinstance(found, int) else None
 
+    @property
+    def lanes(self) -> tuple[str, ...]:
+        """The names of lanes, as far as the folder tells them."""
+        return tuple(map(str, self.header.get("lanes", ())))
+
+    def lane_name(self, lane: int) -> str:
+        """What a lane is called."""
+        return self.lanes[lane] if 0 <= lane < len(self.lanes) else f"lane {lane}"
+
     def timelines(self) -> list[Timeline]:
         """One timeline a rail, in the order of ``rails``."""
         from joulemeter import feeds, timeline
@@ -106,7 +115,7 @@ class Run:
         if ranks.several(self):
             ledger = ranks.ledger_by_host(self, progress)
         else:
-            ledger = attribute(self.timelines(), self.sites, self.spans, progress)
+            ledger = attribute(self.timelines(), self.sites, self.spans, progress, self.lanes)
         return replace(ledger, notes=(*ledger.notes, *self.header.get("notes", ())))
 
 

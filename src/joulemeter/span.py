@@ -53,6 +53,15 @@ class Spans:
     def __len__(self) -> int:
         return len(self.site)
 
+    def only(self, chosen: NDArray[Any]) -> Spans:
+        """The ``chosen`` rows, bool (n,); parents are rows of what is left, −1 where they are not."""
+        import numpy as np
+
+        place = np.where(chosen, np.cumsum(chosen) - 1, -1)
+        parent = self.parent[chosen]
+        parent = np.where(parent < 0, -1, place[parent])
+        return Spans(self.site[chosen], self.lane[chosen], self.start_ns[chosen], self.end_ns[chosen], parent)
+
     @staticmethod
     def empty() -> Spans:
         """No spans at all."""

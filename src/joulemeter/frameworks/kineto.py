@@ -53,11 +53,19 @@ MOST_RECORDS = 200_000
 # ── spans out of it ──────────────────────────────────────────────────────────────────────────────────
 
 
-def write(trace: Trace, sink: BulkSink, offset_ns: int, lane_of: Callable[[int], str], home: str) -> None:
+def write(
+    trace: Trace,
+    sink: BulkSink,
+    offset_ns: int,
+    lane_of: Callable[[int], str],
+    home: str,
+    device_of: Callable[[int], str] = "cuda:{}".format,
+) -> None:
     """Writes the trace's spans to ``sink``, its stamps moved by ``offset_ns`` onto ``monotonic_ns``.
 
-    ``lane_of`` names the lane of a native thread id. An operator on a thread whose lane knows no call (the
-    autograd engine's) belongs to the call that was open on the lane ``home``.
+    ``lane_of`` names the lane of a native thread id, ``device_of`` the device of a number. An operator on a
+    thread whose lane knows no call (the autograd engine's) belongs to the call that was open on the lane
+    ``home``.
     """
     launchers = {work.operator for work in trace.device}
     threads: dict[int, list[Operator]] = defaultdict(list)
@@ -70,7 +78,7 @@ def write(trace: Trace, sink: BulkSink, offset_ns: int, lane_of: Callable[[int],
         for operator, site, caller in zip(kept, sites, callers, strict=True):
             if operator.id in launchers:
                 site_of[operator.id] = (site, caller)
-    _write_device(trace.device, sink, offset_ns, site_of)
+    _write_device(trace.device, sink, offset_ns, site_of, device_of)
 
 
 def _write_operators(
@@ -98,12 +106,16 @@ def _write_operators(
 
 
 def _write_device(
-    device: list[DeviceWork], sink: BulkSink, offset_ns: int, site_of: dict[int, tuple[int, int]]
+    device: list[DeviceWork],
+    sink: BulkSink,
+    offset_ns: int,
+    site_of: dict[int, tuple[int, int]],
+    device_of: Callable[[int], str],
 ) -> None:
-    lanes: dict[str, list[DeviceWork]] = defaultdict(list)
+    lanes: dict[tuple[int, int], list[DeviceWork]] = defaultdict(list)
     for work in device:
-        lanes[work.lane].append(work)
-    for lane, works in lanes.items():
+        lanes[work.device, work.stream].append(work)
+    for (number, stream), works in lanes.items():
         works.sort(key=lambda work: work.start_ns)
         launched = [site_of.get(work.operator, (-1, -1)) for work in works]
         pairs = zip(works, launched, strict=True)
@@ -111,7 +123,34 @@ def _write_device(
         start_ns = np.array([work.start_ns for work in works], np.int64) + offset_ns
         end_ns = np.array([work.end_ns for work in works], np.int64) + offset_ns
         parents = np.array([parent for parent, _ in launched], np.int64)
-        sink.add_many(lane, _rows(sites, start_ns, end_ns, parents))
+        sink.add_many(f"{device_of(number)} stream {stream}", _rows(sites, start_ns, end_ns, parents))
+
+
+def _thread_name(names: dict[int | None, str], id: int) -> str:
+    return names.get(id, f"thread {id}")
+
+
+@functools.cache
+def device_name(number: int) -> str:
+    """What the GPU that this process counts as ``number`` is called among the rails: ``gpu-2``, by NVML's
+    number, whichever GPUs are visible here and in whatever order; ``cuda:0`` where NVML cannot be asked.
+    """
+    import torch
+
+    unnamed = f"cuda:{number}"
+    try:
+        import pynvml
+    except ImportError:
+        return unnamed
+    try:
+        uuid = f"GPU-{torch.cuda.get_device_properties(number).uuid}"
+        pynvml.nvmlInit()
+        try:
+            return f"gpu-{pynvml.nvmlDeviceGetIndex(pynvml.nvmlDeviceGetHandleByUUID(uuid))}"
+        finally:
+            pynvml.nvmlShutdown()
+    except (pynvml.NVMLError, AttributeError, AssertionError, RuntimeError):
+        return unnamed
 
 
 def _rows(
@@ -240,7 +279,8 @@ class _Profiler:
         try:
             trace = self._disable()
             names = {each.native_id: each.name for each in threading.enumerate()}
-            write(trace, self._sink, _offset_ns(), lambda id: names.get(id, f"thread {id}"), self._home)
+            lane_of = functools.partial(_thread_name, names)
+            write(trace, self._sink, _offset_ns(), lane_of, self._home, device_name)
             self._unseen += trace.unseen
             if again:
                 self._enable()

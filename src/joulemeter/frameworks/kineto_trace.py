@@ -23,12 +23,14 @@ class Operator(NamedTuple):
 
 
 class DeviceWork(NamedTuple):
-    """One kernel, copy or fill on a device stream; ``operator`` is the id of its launcher, 0 if none."""
+    """One kernel, copy or fill on a device stream; ``device`` as the process counts those that it may see,
+    ``operator`` the id of its launcher, 0 if none."""
 
     name: str
     start_ns: int
     end_ns: int
-    lane: str
+    device: int
+    stream: int
     operator: int
 
 
@@ -70,9 +72,8 @@ def from_events(events: Iterable[Any]) -> Trace:
                 Operator(each.name(), each.start_ns(), each.end_ns(), thread, each.correlation_id())
             )
         elif kind in DEVICE_KINDS:
-            lane = f"cuda:{each.device_index()} stream {each.device_resource_id()}"
-            launcher = each.linked_correlation_id()
-            device.append(DeviceWork(each.name(), each.start_ns(), each.end_ns(), lane, launcher))
+            place, launcher = (each.device_index(), each.device_resource_id()), each.linked_correlation_id()
+            device.append(DeviceWork(each.name(), each.start_ns(), each.end_ns(), *place, launcher))
         elif _launches(kind, each.name()):
             launches += 1
     return Trace(operators, device, launches)
@@ -91,8 +92,8 @@ def from_chrome(trace: dict[str, Any]) -> Trace:
         if kind in HOST_KINDS:
             operators.append(Operator(name, start_ns, end_ns, int(each["tid"]), known.get("External id", 0)))
         elif kind in DEVICE_KINDS:
-            lane = f"cuda:{known['device']} stream {known['stream']}"
-            device.append(DeviceWork(name, start_ns, end_ns, lane, known.get("External id", 0)))
+            place = int(known["device"]), int(known["stream"])
+            device.append(DeviceWork(name, start_ns, end_ns, *place, known.get("External id", 0)))
         elif _launches(kind, name):
             launches += 1
     return Trace(operators, device, launches)

@@ -464,11 +464,7 @@ def _lanes(run: Run, first: int) -> list[dict[str, Any]]:
     strip = thinning.strip(run.spans)
     lanes, counts = np.unique(run.spans.lane, return_counts=True)
     busiest = sorted(lanes[np.argsort(-counts, kind="stable")[:MOST_LANES]].tolist())
-    names = run.header.get("lanes", [])
-    return [
-        _lane(strip, lane, str(names[lane]) if 0 <= lane < len(names) else f"lane {lane}", first)
-        for lane in busiest
-    ]
+    return [_lane(strip, lane, run.lane_name(lane), first) for lane in busiest]
 
 
 def _lane(strip: thinning.Strip, lane: int, name: str, first: int) -> dict[str, Any]:

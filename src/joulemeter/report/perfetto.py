@@ -35,10 +35,8 @@ def render(run: Run, ledger: Ledger) -> bytes:
     packets = [_first(run, ledger), _track(_ROOT, _title(run), process=True)]
     for number in range(len(ledger.rails)):
         packets += _rail(run, ledger, number, 100 + 2 * number)
-    names = run.header.get("lanes", [])
-    for lane in np.unique(run.spans.lane):
-        name = str(names[lane]) if 0 <= lane < len(names) else f"lane {lane}"
-        packets.append(_track(10_000 + int(lane), name, _ROOT))
+    for lane in np.unique(run.spans.lane).tolist():
+        packets.append(_track(10_000 + lane, run.lane_name(lane), _ROOT))
     annotated = len(run.spans) <= ANNOTATED_SPANS
     energies = {site.site.id: _annotations(site.rails, ledger) for site in ledger.sites} if annotated else {}
     packets += _slices(run, energies)
