@@ -1,5 +1,6 @@
 """TensorFlow's and JAX's operators: records of their own profilers into spans on our clock."""
 
+import contextlib
 import os
 import struct
 import warnings
@@ -14,8 +15,8 @@ from joulemeter import rawfiles
 from joulemeter.frameworks import jax as jax_operators
 from joulemeter.frameworks import tensorflow as tf_operators
 from joulemeter.frameworks import xplane
-from joulemeter.frameworks.cycles import ANCHOR
-from joulemeter.frameworks.xplane import Event
+from joulemeter.frameworks.cycles import ANCHOR, Recording
+from joulemeter.frameworks.xplane import Event, Line
 from joulemeter.recorder import Recorder
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -98,6 +99,47 @@ def test_tensorflow_operators_are_those_called_and_those_of_graphs() -> None:
     ]
     names = [each.name for each in tf_operators.operations(events)]
     assert names == ["tf: AddV2", "tf: function step", "tf: _MklMatMul"]
+
+
+def on_devices() -> list[Line]:
+    """What a session sees of a function that ran on a host's thread and on a stream of each of two GPUs."""
+    ran = {"hlo_op": "fusion", "hlo_module": "jit_step"}
+    home = [Event(ANCHOR, at, at + 1, {}) for at in range(0, 50, 10)]
+    return [
+        Line("/device:GPU:0", 1, "Stream #13(Compute)", [Event("fusion", 150, 250, ran)]),
+        Line("/device:GPU:1", 1, "Stream #13(Compute)", [Event("fusion", 160, 300, ran)]),
+        Line("/host:CPU", 7, "python", [*home, Event("PjitFunction(step)", 100, 140, {})]),
+        Line("/host:CPU", 8, "executor", [Event("fusion", 145, 149, ran)]),
+    ]
+
+
+class Session:
+    """A profiler's session that sees ``on_devices``."""
+
+    def anchor(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def finish(self) -> list[Line]:
+        return on_devices()
+
+
+def test_what_a_devices_stream_runs_is_a_kernel_on_a_lane_of_that_device(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recording = Recording(recorder, Session, jax_operators.operations, "joulemeter: reading")
+    recording.open()
+    recording.turn(again=False)
+    recorder.close()
+    found = rawfiles.read(tmp_path)
+    sites = {site.id: site for site in found.sites}
+    ran = {
+        found.lanes[lane]: sites[site] for lane, site in zip(found.spans.lane, found.spans.site, strict=True)
+    }
+    assert ran["executor"].kind == "operator"
+    for device in ("GPU:0", "GPU:1"):
+        kernel = ran[f"{device} Stream #13(Compute)"]
+        assert (kernel.name, kernel.kind) == ("xla: fusion", "kernel")
+    rows = [row for row in range(len(found.spans)) if sites[found.spans.site[row]].kind == "kernel"]
+    assert [sites[found.spans.site[found.spans.parent[row]]].name for row in rows] == ["jit(step)"] * 2
 
 
 # ── the real profilers ───────────────────────────────────────────────────────────────────────────────

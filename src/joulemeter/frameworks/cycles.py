@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from joulemeter.frameworks.xplane import Event, Line
-from joulemeter.span import BulkSink
+from joulemeter.span import BulkSink, SiteKind
 
 CYCLE_S = 1.0
 ANCHOR = "joulemeter"
 """The name of the record that every cycle begins with: it ties the profiler's clock to ours."""
+DEVICE = "/device:"
+"""What the planes of devices are called by: ``/device:GPU:0``."""
 
 
 class Cycles:
@@ -76,7 +78,8 @@ class Recording:
 
     ``read`` makes operators of a line's events. Those of the main thread nest on its lane under the calls
     in the source; those of the framework's own threads stand on lanes of their own, under the operator
-    whose ``dispatch`` they carry, else under the call that was open when they began.
+    whose ``dispatch`` they carry, else under the call that was open when they began. What a device's stream
+    ran is a kernel, and stands there likewise.
     """
 
     def __init__(
@@ -131,10 +134,17 @@ class Recording:
         for line in lines:
             operations = sorted(self._read(line.events), key=lambda each: (each.start_ns, -each.end_ns))
             if operations:
-                self._write_line(operations, offset_ns, self._home if line is home else line.name, dispatched)
+                lane = self._home if line is home else _lane(line)
+                kind: SiteKind = "kernel" if line.plane.startswith(DEVICE) else "operator"
+                self._write_line(operations, offset_ns, lane, kind, dispatched)
 
     def _write_line(
-        self, operations: list[Operation], offset_ns: int, lane: str, dispatched: dict[str, int]
+        self,
+        operations: list[Operation],
+        offset_ns: int,
+        lane: str,
+        kind: SiteKind,
+        dispatched: dict[str, int],
     ) -> None:
         start_ns = np.array([each.start_ns for each in operations], np.int64) + offset_ns
         end_ns = np.array([each.end_ns for each in operations], np.int64) + offset_ns
@@ -143,13 +153,18 @@ class Recording:
         for each, caller, start, end in zip(
             operations, callers.tolist(), start_ns.tolist(), end_ns.tolist(), strict=True
         ):
-            site = self._sink.site_at(caller, each.name, "operator")
+            site = self._sink.site_at(caller, each.name, kind)
             if lane == self._home:
                 dispatched[each.dispatch] = site
                 rows.append((site, start, end, -1))
             else:
                 rows.append((site, start, end, dispatched.get(each.dispatch, caller)))
         self._sink.add_many(lane, np.array(rows, np.int64))
+
+
+def _lane(line: Line) -> str:
+    """What a line is called among lanes; streams of two devices share their names."""
+    return f"{line.plane.removeprefix(DEVICE)} {line.name}" if line.plane.startswith(DEVICE) else line.name
 
 
 def _offset_ns(home: Line, stamps: list[int]) -> int:
