@@ -20,25 +20,13 @@ QUICK = ["--source", "simulated:load=constant", "--idle", "0"]
 
 def start(folder: Path, *program: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     command = [*JOULEMETER, "run", *QUICK, *options, "-o", "run", *program]
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heard,  # noqa: PLW1509 - no threads run here
-    )
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def with_mounts(folder: Path, commands: str) -> subprocess.CompletedProcess[str]:
     """A shell's commands, with mounts that nobody else sees."""
     words = ["unshare", "-m", "sh", "-c", commands]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True, timeout=120)
-
-
-def heard() -> None:
-    """A shell's background job, and what it starts, ignores SIGINT: the program under test is no such job."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
