@@ -73,9 +73,8 @@ class Powers:
 
 
 def powers(sums: Gram, prior: PowerPrior, idle: Prior, alike: Floats, rounds: int = 40) -> Powers:
-    """The posterior by expectation propagation; ``idle`` is what is known of the idle knots, and of
-    whatever else
-    stands beside them; ``alike`` (c, c) is a precision that pulls some powers towards each other."""
+    """The posterior by expectation propagation; ``idle`` is what is known of the idle knots, and of whatever
+    else stands beside them; ``alike`` (c, c) is a precision that pulls some powers towards each other."""
     columns = sums.columns
     base = sums.part("power", "power").copy()
     base[:columns, :columns] += alike
@@ -175,8 +174,7 @@ def _positive(matrix: Floats) -> Floats:
 
 def bounded(mean_j: float, sigma_j: float, gain: float = 0.0) -> Energy:
     """A 95 % interval that is not negative: a gamma variable's of this mean and variance, so that it is a
-    bell curve
-    where the mean is far from zero; down to zero where the mean is within two sigma of it.
+    bell curve where the mean is far from zero; down to zero where the mean is within two sigma of it.
 
     ``gain`` is the half width of the meter's own 95 % interval, as a fraction.
     """

@@ -277,8 +277,7 @@ def coverage(network: Network, works: Sequence[Work], without: set[int]) -> tupl
     """The shares of FLOPs and bytes that have a price.
 
     Nobody knows the FLOPs of an operator without a formula: it is taken to do as many for each byte as the
-    rest
-    of the network does on average, so that it lowers the coverage by more than nothing.
+    rest of the network does on average, so that it lowers the coverage by more than nothing.
     """
     priced = [work for i, work in enumerate(works) if i not in without]
     flops, moved = math.fsum(w.flops for w in priced), math.fsum(w.bytes for w in priced)

@@ -253,8 +253,7 @@ def kept(pricing: Pricing) -> Predictor:
 
 def pricing_of(predictor: Predictor) -> Pricing:
     """What ``kept`` put among the facts; the predictor alone where nothing is there. Raises PredictorError
-    where
-    it cannot be read."""
+    where it cannot be read."""
     text = predictor.facts.get(FACT)
     if text is None:
         return Pricing(predictor)

@@ -130,8 +130,8 @@ def read_table(
     """The score table of a CSV with a row per device, network and processor.
 
     Blank values are missing cells, as are rows left out. ``tdp_w`` overrides the devices' own, by name or,
-    under the empty name, for all. Raises
-    DatasetError naming line and column for anything that is no positive number, and for cells given twice.
+    under the empty name, for all. Raises DatasetError naming line and column for anything that is no positive
+    number, and for cells given twice.
     """
     rows = _rows(path, REQUIRED)
     known = {device.name: device for device in devices}

@@ -42,8 +42,7 @@ class ScoreTable:
 
     ``power_w``, ``energy_j`` and ``time_s`` are float64 (devices, cells); ``power_error`` and
     ``energy_error`` are half widths of the cells' 95 % intervals as fractions of the values; ``tdp_w``
-    float64 (devices,), NaN
-    where no thermal design power is known.
+    float64 (devices,), NaN where no thermal design power is known.
     """
 
     devices: tuple[str, ...]

@@ -1,12 +1,10 @@
 """How likely a ticking counter's readings are, and how that changes with each power.
 
 The age of what a counter shows is hidden (see ``ticks``). Its filter gives the probability of each step given
-the
-steps before it; carried along with it, its derivatives (a tangent filter; Cappé, Moulines and Rydén 2005,
+the steps before it; carried along with it, its derivatives (a tangent filter; Cappé, Moulines and Rydén 2005,
 *Inference in Hidden Markov Models*, 10.2) give each step's pull on each power. Pulls of different steps are
 uncorrelated, so the sum of their outer products is what the readings tell of the powers (Berndt, Hall, Hall
-and
-Hausman 1974, *Annals of Economic and Social Measurement* 3, 653), doubt about the ages included.
+and Hausman 1974, *Annals of Economic and Social Measurement* 3, 653), doubt about the ages included.
 """
 
 from __future__ import annotations
@@ -214,9 +212,8 @@ def gram_of(found: Slopes, powers: Floats, rate: Floats) -> Gram:
     """The normal equations that the slopes at ``powers`` (p,) amount to.
 
     A call's own deviation adds to a step in proportion to its time in it, as its power does: the pulls on it
-    are
-    those on the power, times the rate. A step that is far off pulls hard, and its square would count as many
-    steps: it counts as one at the edge of what powers that are right leave.
+    are those on the power, times the rate. A step that is far off pulls hard, and its square would count as
+    many steps: it counts as one at the edge of what powers that are right leave.
     """
     counted = 1 / np.maximum(found.surprise / SURPRISING, 1.0)
     told = (found.pulls * counted[:, None]).T @ found.pulls

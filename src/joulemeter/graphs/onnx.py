@@ -1,8 +1,7 @@
 """ONNX: a model file read into kernels, by shape inference on its structure alone.
 
-Weights are not loaded and external data is never opened. The order of the file is the order of the network;
-a file whose nodes read what nothing before them wrote is refused. ``optimised`` asks ONNX Runtime to write
-the
+Weights are not loaded and external data is never opened. The order of the file is the order of the network; a
+file whose nodes read what nothing before them wrote is refused. ``optimised`` asks ONNX Runtime to write the
 graph it would really run, so that what it fuses is seen, not guessed.
 """
 
