@@ -156,3 +156,60 @@ def test_readings_that_show_nothing_new_put_no_zero_between_two_others() -> None
     )
     for start_ns in range(1_150_000, 2_260_000, 10_000):
         assert line.between(start_ns, start_ns + 10_000) > 0
+
+
+def _held(
+    seed: int, refresh_ms: float, read_ms: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Refreshes of a noisy gauge (moments, watts), and what a reader at its own pace sees (moments, watts)."""
+    rng = np.random.default_rng(seed)
+    at = np.cumsum(refresh_ms * (1 + 0.01 * rng.standard_normal(200)))
+    watts = np.round(rng.uniform(20, 120, 200), 3)
+    read = np.arange(at[0] + 1, at[-1], read_ms) + rng.exponential(
+        0.06, int((at[-1] - at[0] - 1) // read_ms) + 1
+    )
+    shown = watts[np.searchsorted(at, read, side="right") - 1]
+    return at * MS, watts, (read * MS).astype(np.int64), shown
+
+
+@pytest.mark.parametrize(("refresh_ms", "read_ms"), [(100, 20), (100, 10), (40, 20), (50, 5), (1000, 100)])
+def test_a_gauge_read_more_often_than_it_refreshes_has_the_samples_that_it_took(refresh_ms, read_ms) -> None:
+    """The same sample again is none: its joules belong before it was first seen, and not after."""
+    at, watts, t_ns, shown = _held(1, refresh_ms, read_ms)
+    read = timeline.from_readings(_rail("gauge", period_ns=read_ms * MS), t_ns, shown)
+    assert read.rail.period_ns == pytest.approx(refresh_ms * MS, rel=0.05)
+    assert len(read.t_ns) == pytest.approx(len(at), abs=2)
+    first = np.argmin(np.abs(at[:, None] - read.t_ns[None, 1:]), axis=0)
+    late_ns = read.t_ns[1:] - at[first]
+    assert abs(np.median(late_ns)) < 0.4 * read_ms * MS
+    assert np.quantile(np.abs(late_ns), 0.9) < 0.6 * read_ms * MS, "nearer than the reads"
+    assert np.diff(read.energy_j) / (np.diff(read.t_ns) / 1e9) == pytest.approx(watts[first])
+    assert not read.gaps
+
+
+def test_a_gauge_at_rest_goes_on_to_have_samples() -> None:
+    _, _, t_ns, shown = _held(2, 100, 20)
+    quiet = (t_ns > t_ns[0] + 5_000 * MS) & (t_ns < t_ns[0] + 8_000 * MS)
+    shown[quiet] = 20.0
+    read = timeline.from_readings(_rail("gauge", period_ns=20 * MS), t_ns, shown)
+    assert read.rail.period_ns == pytest.approx(100 * MS, rel=0.05)
+    assert not read.gaps
+    assert read.between(int(t_ns[quiet][10]), int(t_ns[quiet][-10])) == pytest.approx(
+        20.0 * (t_ns[quiet][-10] - t_ns[quiet][10]) / 1e9
+    )
+
+
+@pytest.mark.parametrize("case", ["each read is new", "coarse", "two levels", "constant", "few"])
+def test_values_that_stay_for_another_reason_are_samples_all_the_same(case: str) -> None:
+    rng = np.random.default_rng(3)
+    t_ns = (np.arange(2_000) * 20 * MS + rng.integers(0, MS, 2_000)).astype(np.int64)
+    value = {
+        "each read is new": rng.uniform(20, 120, 2_000),
+        "coarse": np.round(50 + 0.4 * rng.standard_normal(2_000)),
+        "two levels": np.where(np.arange(2_000) // 40 % 2, 80.0, 30.0),
+        "constant": np.full(2_000, 30.0),
+        "few": np.repeat(rng.uniform(20, 120, 400), 5)[:2_000] * (np.arange(2_000) < 200) + 20.0,
+    }[case]
+    assert timeline.held_ns(t_ns, value) == 0
+    read = timeline.from_readings(_rail("gauge", period_ns=20 * MS), t_ns, value)
+    assert len(read.t_ns) == 2_000

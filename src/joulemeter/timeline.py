@@ -27,6 +27,18 @@ _FROZEN_STEPS = 20
 _UNREAD_NS, _UNREAD_PERIODS = 100_000_000, 5
 """A last reading this much before the end of a run is the last that a sampler took before it died."""
 
+_PACED, _PACE, _EARLY = 50, 0.7, 0.03
+"""So many changes of a gauge's value tell its pace, if so large a part keeps it and so few come early."""
+
+_HELD_READS = 1.7, 15
+"""A value is held over so many reads."""
+
+_STRAYS, _AGREED = np.geomspace(3e-4, 0.1, 12), 0.98
+"""How far a refresh may stray from the pace of the one before, as a part of it; so many have to agree."""
+
+_LATE = 0.3
+"""A value that is still shown this part of a refresh after the next was due is the same one anew."""
+
 _WHOLE = 0.9
 """An interval longer than this part of a period holds a refresh: true paces differ a little."""
 
@@ -192,6 +204,10 @@ def _gauge(rail: Rail, t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> T
     # its period: what lies further back was seen by nobody.
     if len(t_ns) == 0:
         return _empty(rail, 0)
+    refresh_ns = held_ns(t_ns, value)
+    if refresh_ns > rail.period_ns:
+        rail = replace(rail, period_ns=refresh_ns)
+        t_ns, value = _refreshes(t_ns, value, refresh_ns)
     answered = ~np.isnan(value)
     possible = np.isfinite(value) & (value >= 0)
     dt_ns = np.diff(t_ns)
@@ -203,6 +219,69 @@ def _gauge(rail: Rail, t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> T
     reasons[hole & (reasons == "")] = "hole"
     step_j = np.where(possible[1:], value[1:], 0.0) * dt_ns / 1e9
     return _assemble(rail, t_ns, step_j, reasons, int((~answered).sum()))
+
+
+def held_ns(t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> int:
+    """How long a gauge that is read more often than it refreshes holds each value; 0 where it does not.
+
+    Noise makes nearly each sample another: values change at one pace, each after several reads. Of a supply
+    that rests, or of a gauge of coarse steps, they stay, and change at no pace.
+    """
+    if len(t_ns) < 2:
+        return 0
+    changed = t_ns[1:][np.diff(value) != 0]
+    apart, read_ns = np.diff(changed), float(np.median(np.diff(t_ns)))
+    usual_ns = float(np.median(apart)) if len(apart) >= _PACED else 0.0
+    if not _HELD_READS[0] * read_ns < usual_ns < _HELD_READS[1] * read_ns:
+        return 0
+    early = apart < 0.6 * usual_ns
+    paced = np.abs(apart - usual_ns) <= 1.2 * read_ns
+    return round(float(apart[paced].mean())) if early.mean() < _EARLY and paced.mean() > _PACE else 0
+
+
+def _refreshes(
+    t_ns: NDArray[np.int64], value: NDArray[np.float64], refresh_ns: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The samples that a gauge took, and when: a value was new between the read that first shows it and the
+    one before, and the pace of its neighbours says where. One that stays is a new sample once in a while."""
+    changed = np.append(True, np.diff(value) != 0)
+    since = t_ns - t_ns[np.maximum.accumulate(np.where(changed, np.arange(len(t_ns)), 0))]
+    number = np.maximum(np.floor(since / refresh_ns - _LATE), 0.0)
+    kept = np.flatnonzero(changed | np.append(False, np.diff(number) > 0))
+    edge = np.append(False, changed[kept[1:]])
+    latest = t_ns[kept]
+    earliest = np.where(edge, t_ns[np.maximum(kept - 1, 0)], np.append(t_ns[0], latest[:-1])) + 1
+    paces = np.append(0.0, np.cumsum(np.maximum(np.round(np.diff(latest) / refresh_ns), 1.0)))
+    return t_ns[0] + _clocked(paces, earliest - t_ns[0], latest - t_ns[0], edge), value[kept]
+
+
+def _clocked(
+    paces: NDArray[np.float64],
+    earliest: NDArray[np.int64],
+    latest: NDArray[np.int64],
+    edge: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """When each tick (n,) of a clock was, which lay between two moments where it is an ``edge``: the clock is
+    the steadiest that these allow."""
+    middle = (earliest + latest) / 2
+    pace = float(np.polyfit(paces[edge], middle[edge], 1)[0])
+    low, high = (
+        np.where(edge, each - pace * paces, sign * np.inf) for each, sign in ((earliest, -1), (latest, 1))
+    )
+    for strays in pace * _STRAYS:
+        reach = strays * paces
+        lowest = _forwards(low, reach), _forwards(low[::-1], reach[-1] - reach[::-1])[::-1]
+        highest = _forwards(-high, reach), _forwards(-high[::-1], reach[-1] - reach[::-1])[::-1]
+        least, most = np.maximum(*lowest), -np.maximum(*highest)
+        if (least <= most).mean() > _AGREED:
+            break
+    at = pace * paces + (least + most) / 2
+    return np.asarray(np.clip(at, earliest, latest), np.int64)
+
+
+def _forwards(low: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What each lower bound says of all after it, given how far they may have strayed by then."""
+    return np.asarray(np.maximum.accumulate(low + reach) - reach)
 
 
 def _assemble(
