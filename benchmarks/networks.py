@@ -2,9 +2,9 @@
 
     python benchmarks/networks.py --budget 30m
 
-Builds this device's data set (or takes the one given by --data), learns from it, then times about thirty networks of
-torchvision and transformers as users run them and prints how far the predictions lie. The times it measures have
-no part in what is learnt. Wants a quiet machine; ``--threads 1 --cpu-time`` serves on a busy one.
+Builds this device's data set (or takes the one given by --data) and times, between its parts, about thirty networks of
+torchvision and transformers as users run them: a machine whose speed wanders is the same to both. Then learns from the
+data set alone and prints how far the predictions lie. Wants a quiet machine; ``--threads 1 --cpu-time`` serves on a busy one.
 """
 
 from __future__ import annotations
@@ -73,7 +73,12 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the data set first")
     parser.add_argument("--build-only", action="store_true", help="measure, and compare another time")
     parser.add_argument("--real", type=Path, help="where measured times are kept from one run to the next")
-    parser.add_argument("--visits", type=int, default=3, help="how often each network is timed in this run")
+    parser.add_argument(
+        "--visits",
+        type=int,
+        default=3,
+        help="how often each network is timed: after as many parts of the budget",
+    )
     parser.add_argument("--json", type=Path, help="also write the table as JSON")
     options = parser.parse_args()
     import torch
@@ -81,14 +86,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.cpu_time else time.perf_counter
     folder = options.data or Path(tempfile.mkdtemp(prefix="joulemeter-networks-")) / "data"
-    if not folder.exists() or options.resume:
-        plan = bench.Plan(units.parse_seconds(options.budget), clock=clock, backward=0.0)
-        with machine(period_s=bench.period_s()) as stage:
-            tally = bench.bench(folder, plan, stage, options.resume, progress=_progress)
-        print(f"\n{folder}: {tally.kernels} kernels, {tally.models} networks added")
-        print(f"left out {dict(tally.left_out)}")
     visits = json.loads(options.real.read_text()) if options.real and options.real.exists() else {}
-    measured(visits, clock, options.visits)
+    builds = not folder.exists() or options.resume
+    plan = bench.Plan(units.parse_seconds(options.budget) / options.visits, clock=clock, backward=0.0)
+    for _ in range(options.visits):
+        if builds:
+            with machine(period_s=bench.period_s()) as stage:
+                tally = bench.bench(folder, plan, stage, folder.exists(), progress=_progress)
+            print(
+                f"\n{folder}: {tally.kernels} kernels, {tally.models} networks added, {dict(tally.left_out)} left out"
+            )
+        visit(visits, clock)
     if options.real:
         options.real.write_text(json.dumps(visits, indent=1))
     if options.build_only:
@@ -103,17 +111,15 @@ def main() -> None:
         options.json.write_text(json.dumps(rows, indent=1))
 
 
-def measured(taken: dict[str, list[float]], clock: Callable[[], float], visits: int) -> None:
-    """Adds the seconds of a pass of each network to ``taken``, visit after visit: a slow minute of the machine
-    must not make one network slow."""
+def visit(taken: dict[str, list[float]], clock: Callable[[], float]) -> None:
+    """Adds the seconds of a pass of each network to ``taken``."""
     import torch
 
-    for _ in range(visits):
-        for name, build in unseen():
-            module, arguments = build()
-            with torch.inference_mode():
-                timed = timing.repeat(lambda m=module, a=arguments: m(*a), 1.0, 3.0, clock)
-            taken.setdefault(name, []).append(timed.time_s)
+    for name, build in unseen():
+        module, arguments = build()
+        with torch.inference_mode():
+            timed = timing.repeat(lambda m=module, a=arguments: m(*a), 1.0, 3.0, clock)
+        taken.setdefault(name, []).append(timed.time_s)
 
 
 def _progress(what: str, spent: float) -> None:

@@ -173,11 +173,17 @@ def highest(
             break
         # Under better powers another pace may be the likeliest.
         best, done = again, [again.ticks]
-    if reached[-1].blur > BLURRED and spacing_ns <= MOST_PERIOD_NS:
+    if _blurred(reached[-1], *fresh) and spacing_ns <= MOST_PERIOD_NS:
         # Rough powers made a wrong pace likely: ticks at the pace of the reads look like many short ones.
         usual = as_read(reached[-1].ticks, spacing_ns, told)
         reached.append(climbed(steps, quantum_j, usual, told, begin, matter, beliefs))
     return max(reached, key=lambda each: each.score)
+
+
+def _blurred(*summits: Summit) -> bool:
+    """Whether ages are blurred beyond belief under each. A counter that is fresh whenever it is asked looks
+    like many short ticks too, but taken for what it is it shows what it should."""
+    return all(each.blur > BLURRED for each in summits)
 
 
 def _parted(paces: Sequence[Ticks], spacing_ns: float, told: bool) -> tuple[list[Ticks], list[Ticks]]:
