@@ -172,7 +172,9 @@ def _held(
     return at * MS, watts, (read * MS).astype(np.int64), shown
 
 
-@pytest.mark.parametrize(("refresh_ms", "read_ms"), [(100, 20), (100, 10), (40, 20), (50, 5), (1000, 100)])
+@pytest.mark.parametrize(
+    ("refresh_ms", "read_ms"), [(100, 20), (100, 10), (40, 20), (33, 20), (26, 20), (50, 5), (1000, 100)]
+)
 def test_a_gauge_read_more_often_than_it_refreshes_has_the_samples_that_it_took(refresh_ms, read_ms) -> None:
     """The same sample again is none: its joules belong before it was first seen, and not after."""
     at, watts, t_ns, shown = _held(1, refresh_ms, read_ms)
@@ -199,13 +201,16 @@ def test_a_gauge_at_rest_goes_on_to_have_samples() -> None:
     )
 
 
-@pytest.mark.parametrize("case", ["each read is new", "coarse", "two levels", "constant", "few"])
+@pytest.mark.parametrize(
+    "case", ["each read is new", "coarse", "now and then", "two levels", "constant", "few"]
+)
 def test_values_that_stay_for_another_reason_are_samples_all_the_same(case: str) -> None:
     rng = np.random.default_rng(3)
     t_ns = (np.arange(2_000) * 20 * MS + rng.integers(0, MS, 2_000)).astype(np.int64)
     value = {
         "each read is new": rng.uniform(20, 120, 2_000),
         "coarse": np.round(50 + 0.4 * rng.standard_normal(2_000)),
+        "now and then": np.repeat(rng.uniform(20, 120, 2_000), rng.geometric(0.7, 2_000))[:2_000],
         "two levels": np.where(np.arange(2_000) // 40 % 2, 80.0, 30.0),
         "constant": np.full(2_000, 30.0),
         "few": np.repeat(rng.uniform(20, 120, 400), 5)[:2_000] * (np.arange(2_000) < 200) + 20.0,

@@ -30,8 +30,8 @@ _UNREAD_NS, _UNREAD_PERIODS = 100_000_000, 5
 _PACED, _PACE, _EARLY = 50, 0.7, 0.03
 """So many changes of a gauge's value tell its pace, if so large a part keeps it and so few come early."""
 
-_HELD_READS = 1.7, 15
-"""A value is held over so many reads."""
+_HELD_READS, _TWICE = 15, 0.2
+"""A value is held over so many reads at most; so many are seen twice where it is held for one and a part."""
 
 _STRAYS, _AGREED = np.geomspace(3e-4, 0.1, 12), 0.98
 """How far a refresh may stray from the pace of the one before, as a part of it; so many have to agree."""
@@ -232,11 +232,16 @@ def held_ns(t_ns: NDArray[np.int64], value: NDArray[np.float64]) -> int:
     changed = t_ns[1:][np.diff(value) != 0]
     apart, read_ns = np.diff(changed), float(np.median(np.diff(t_ns)))
     usual_ns = float(np.median(apart)) if len(apart) >= _PACED else 0.0
-    if not _HELD_READS[0] * read_ns < usual_ns < _HELD_READS[1] * read_ns:
+    if not 0.7 * read_ns < usual_ns < _HELD_READS * read_ns:
         return 0
     early = apart < 0.6 * usual_ns
     paced = np.abs(apart - usual_ns) <= 1.2 * read_ns
-    return round(float(apart[paced].mean())) if early.mean() < _EARLY and paced.mean() > _PACE else 0
+    if usual_ns > 1.7 * read_ns and early.mean() < _EARLY and paced.mean() > _PACE:
+        return round(float(apart[paced].mean()))
+    # Held for more than one read and less than two: many are seen twice, and hardly any three times.
+    reads = np.round(apart / read_ns)
+    twice = (reads == 2).mean() > _TWICE and (reads > 2).mean() < _EARLY
+    return round(float(apart[reads <= 2].mean())) if twice else 0
 
 
 def _refreshes(
