@@ -38,9 +38,10 @@ class Machine:
     hole_ns: tuple[int, int] | None = None
 
     def energy(self, t_ns: np.ndarray) -> np.ndarray:
-        """Gross joules since the first knot at any time."""
-        origin = self.knots_ns[0]
-        return np.interp(t_ns - origin, self.knots_ns - origin, self.energy_j)
+        """Gross joules since the first knot at any time; before it the machine idles."""
+        since = t_ns - self.knots_ns[0]
+        rest_w = (self.energy_j[1] - self.energy_j[0]) / (self.knots_ns[1] - self.knots_ns[0])
+        return np.interp(since, self.knots_ns - self.knots_ns[0], self.energy_j) + rest_w * np.minimum(since, 0)
 
 
 def scattered(rng: np.random.Generator, count: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from joulemeter.design import (
     ticks_apart,
     windows,
 )
+from joulemeter.glitches import glitches
 from joulemeter.idle import Idle
 from joulemeter.noise import Extra, Gram, Noise, fit_noise, gram, no_extra, raised, weighed_errors
 from joulemeter.occupancy import Occupancy
@@ -230,7 +231,8 @@ def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_
     rows = rows.take(~inside)
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
     rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, ticks_apart(rows)))
-    return design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), blur_ns(rows))
+    made = design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), blur_ns(rows))
+    return made if rows.linked.any() else made.take(~glitches([made]))
 
 
 def _fitted(

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import linalg
 
 from joulemeter.design import Response, Windows, hats, windows
+from joulemeter.glitches import BEYOND, near_the_middle
 from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
@@ -52,6 +53,9 @@ UNMOVED = 3.0
 
 LEVELS = 300
 """The most levels that a walk is drawn through; of more, neighbours are taken together."""
+
+LOWEST = 0.05
+"""Part of a gauge's samples that may lie below what it rests at: those that fail."""
 
 REST_NS = 50_000_000
 """The shortest stretch without spans that is taken for idle."""
@@ -148,12 +152,15 @@ def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
     free = _free(timeline, busy, response)
     stretches = _long_stretches(timeline, free, response)
     pieces, tails, quiet = [], [], []
+    highest_w = _highest(rows)
     for start, end in zip(stretches.start_ns.tolist(), stretches.end_ns.tolist(), strict=True):
         after_work = bool(len(busy) and start >= busy.end_ns[0])
         found = _steady(rows, start, end, after_work)
         if found is None:
             continue
         steady_from, mine = found
+        if min(level for _, level, _ in mine) > highest_w:
+            continue
         pieces += mine
         quiet.append((start, end))
         if steady_from > start and after_work:
@@ -165,6 +172,13 @@ def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
     first = _at_first(walks)
     seen = _stretches(quiet)
     return Idle(knots, first.mean_w, first.covariance, seen, _stretches(tails), seen, walks=walks)
+
+
+def _highest(rows: Windows) -> float:
+    """The most that a gauge can have shown at rest: whatever ran drew more. Glitches would show more."""
+    if not len(rows) or rows.linked.any():
+        return np.inf
+    return BEYOND * float(np.quantile(rows.energy_j / rows.length_s, LOWEST))
 
 
 def _stretches(pairs: list[tuple[int, int]]) -> Stretches:
@@ -200,7 +214,9 @@ def _steady(
     if high <= low:
         return None
     mine = rows.take(slice(int(low), int(high)))
-    if high - low < 3:
+    if len(mine) >= 3 and not mine.linked.any():
+        mine = mine.take(near_the_middle(mine.energy_j / mine.length_s))
+    if len(mine) < 3:
         # Too few to see whether they are steady: taken with a margin, a wider one where a tail may hide.
         middle, level, variance = _piece(mine)
         return start, [(middle, level, variance + ((0.03 if after_work else 0.01) * level) ** 2)]

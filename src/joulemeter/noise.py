@@ -230,6 +230,19 @@ def _stacked(design: Design, powers: Floats, noise: Noise, extra: Extra, block: 
     return np.concatenate(parts, axis=1)
 
 
+def factored(matrix: Floats) -> tuple[Floats, bool]:
+    """The Cholesky factor of a symmetric matrix, for ``scipy.linalg.cho_solve``; where rounding left it not positive, of
+    one with a little more on its diagonal."""
+    scale = np.diag(matrix).copy()
+    for grain in (0.0, 1e-12, 1e-9, 1e-6):
+        try:
+            lower, flag = linalg.cho_factor(matrix + np.diag(grain * scale), lower=True, check_finite=False)
+        except linalg.LinAlgError:
+            continue
+        return np.asarray(lower), bool(flag)
+    return np.diag(np.sqrt(scale)), True
+
+
 def evidence(design: Design, prior: Prior, powers: Floats, noise: Noise, extra: Extra) -> float:
     """Log probability of the rows, the powers integrated out, up to a constant."""
     sums = gram(design, powers, noise, extra, work=False)
@@ -244,7 +257,7 @@ def evidence_of(sums: Gram, prior: Prior) -> float:
     mean, precision = prior.mean, prior.precision
     residual = yy - 2 * mean @ xy + mean @ xx @ mean
     pull = xy - xx @ mean
-    factor = linalg.cho_factor(precision + xx, lower=True, check_finite=False)
+    factor = factored(precision + xx)
     gained = float(pull @ linalg.cho_solve(factor, pull, check_finite=False))
     log_post = 2 * float(np.log(np.diag(factor[0])).sum())
     log_prior = float(np.linalg.slogdet(precision)[1])

@@ -14,6 +14,7 @@ from joulemeter import ages
 from joulemeter.columns import apart, unusual_calls
 from joulemeter.design import Design, Response, Windows, counts, hats, smeared_ns, windows
 from joulemeter.excerpt import Elapsed, excerpt_of, nearby
+from joulemeter.glitches import glitches
 from joulemeter.idle import Idle
 from joulemeter.nesting import parts
 from joulemeter.noise import Noise, Prior, belief, evidence, fit_noise, no_extra
@@ -56,6 +57,9 @@ BARELY = 10.0
 
 MOST_MODES = 3
 """Responses that are carried through the estimate where readings do not tell between them."""
+
+FAR_OFF = 4.0
+"""Times as large as was taken at first noise is from which on all responses are weighed again."""
 
 USUAL_WINDOWS_NS = tuple(each * 1_000_000 for each in (10, 25, 50, 100, 200, 500, 1000))
 """Averaging windows that makers of meters choose: round figures."""
@@ -193,8 +197,9 @@ def _narrowed(
         each_window = _best_of_each_window(scored)
         scored = dict(sorted(scored.items(), key=lambda each: -each[1])[:LEFT])
         if turn in (0, 2):
-            search.refit(each_window[:1] if window_fixed or search.counter or turn else each_window)
-            weighed = list(dict.fromkeys([*scored, *each_window]))
+            grown = search.refit(each_window[:1] if window_fixed or search.counter or turn else each_window)
+            # Under a noise far from the true one all that is told is told wrongly: nothing is left out by it.
+            weighed = list(dict.fromkeys([*scored, *each_window, *(short if grown > FAR_OFF else ())]))
             scored = dict(zip(weighed, search.weigh(weighed), strict=True))
         leaders = _diverse(scored, (8, 5, 3, 1, 1)[turn], grain)
         grain, ratio = max(grain / 3, 1.0), ratio**0.5
@@ -326,6 +331,17 @@ class _Search:
         self._smear_ns = -1
         rows = windows(timeline, Response(0))
         self.counting, self._quantum_j = counts(rows), rows.quantum_j if self.counter else 0.0
+        if not self.counter:
+            self._forget_glitches(timeline.spacing_ns)
+
+    def _forget_glitches(self, step: int) -> None:
+        """Leaves out what no response explains: were such samples errors like any others, those would be large."""
+        spans = dict.fromkeys((self.told.window_ns, step, max(step // 4, 1), 2 * step))
+        tried = [Response(self.told.lag_ns + lag, span) for span in spans for lag in (0, step // 2, step, 2 * step)]
+        known = self._rows.known.copy()
+        wild = glitches(self._designs(tried))
+        known[np.flatnonzero(known)[wild]] = False
+        self._rows = replace(self._rows, known=known)
 
     def follow(self, timeline: Timeline, occupancy: Occupancy) -> bool:
         """Takes a counter's readings for those of the moments that its ticks tell, if they do."""
@@ -362,17 +378,19 @@ class _Search:
             )
         return made
 
-    def refit(self, pairs: list[Response]) -> None:
-        """Takes the noise from what a pair leaves over: of the pair that is the likeliest with its own.
+    def refit(self, pairs: list[Response]) -> float:
+        """Takes the noise from what a pair leaves over: of the pair that is the likeliest with its own. Returns
+        how many times as large as before its jitter is.
 
         Calls that differ much from each other make short windows likely while they are taken to be alike.
         """
-        usual, found = self._usual, []
+        usual, found, before = self._usual, [], self._noise
         for pair, made in zip(pairs, self._designs(pairs), strict=True):
             prior, at = self._prior(made)
             self._noise = fit_noise(made, prior, at, no_extra(len(made)), usual)
             found.append((self.weigh([pair])[0] - belief(self._noise, usual), self._noise))
         self._noise = max(found, key=lambda each: each[0])[1]
+        return self._noise.jitter / before.jitter
 
     def _prior(self, made: Design) -> tuple[Prior, Floats]:
         ran = max(float(made.seconds.sum()), 1e-9)
