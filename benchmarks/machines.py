@@ -41,7 +41,9 @@ class Machine:
         """Gross joules since the first knot at any time; before it the machine idles."""
         since = t_ns - self.knots_ns[0]
         rest_w = (self.energy_j[1] - self.energy_j[0]) / (self.knots_ns[1] - self.knots_ns[0])
-        return np.interp(since, self.knots_ns - self.knots_ns[0], self.energy_j) + rest_w * np.minimum(since, 0)
+        return np.interp(since, self.knots_ns - self.knots_ns[0], self.energy_j) + rest_w * np.minimum(
+            since, 0
+        )
 
 
 def scattered(rng: np.random.Generator, count: int) -> np.ndarray:
@@ -280,6 +282,8 @@ def counter(
     read = (reads or _reads)(rng, made, period_ns)
     tick = ticks[np.maximum(np.searchsorted(ticks, read, side="right") - 1, 0)] if tick_ns > 0 else read
     value = np.floor(made.energy(tick - lag_ns) / quantum_j) * quantum_j
+    # It has counted since long before.
+    value -= min(float(value.min(initial=0.0)), 0.0)
     if range_j is not None:
         value = (value + range_j * rng.random()) % range_j
     stamp = read + rng.integers(1_000, 8_000, len(read))

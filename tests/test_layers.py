@@ -59,6 +59,8 @@ SUMS = {
         "ascent",
         "response",
         "noise",
+        "misfit",
+        "glitches",
         "posterior",
         "estimation",
         "lanetail",

@@ -60,6 +60,11 @@ class Response:
     window_ns: int = 0
 
 
+WHOLE_STEPS, WHOLE = 3, 1e-3
+"""So many different values that are all whole numbers of steps, to so many milliwatts, tell of a gauge's
+step, however coarse."""
+
+
 @dataclass(frozen=True, slots=True)
 class Edges:
     """Where rows may begin and end: moments int64 (m, b), each as likely as another."""
@@ -179,7 +184,7 @@ def _samples(timeline: Timeline, response: Response) -> Windows:
         end[keep],
         watts[keep] * span_s,
         np.zeros(int(keep.sum()), bool),
-        _quantum(watts) * span_s,
+        _step_w(watts) * span_s,
     )
 
 
@@ -191,6 +196,18 @@ def _quantum(values: Floats) -> float:
     least = float(np.diff(distinct).min())
     # A few values far apart are levels of power, not the meter's step.
     return least if least < 0.05 * float(np.median(np.abs(values))) else 0.0
+
+
+def _step_w(watts: Floats) -> float:
+    """The step of a gauge: of values that repeat, the greatest of which all are whole multiples, if there is
+    one."""
+    distinct = np.unique(np.round(watts[:20_000], 9))
+    milliwatts = np.rint(distinct * 1e3).astype(np.int64)
+    if len(distinct) < WHOLE_STEPS or len(distinct) > 0.8 * min(len(watts), 20_000):
+        return 0.0
+    if np.abs(distinct * 1e3 - milliwatts).max() > WHOLE:
+        return _quantum(watts)
+    return float(np.gcd.reduce(milliwatts)) / 1e3
 
 
 def counted_j(steps: Floats) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse, special
 
 from joulemeter import priors
 from joulemeter.ascent import Matter, Start, highest
@@ -25,7 +25,8 @@ from joulemeter.design import (
 )
 from joulemeter.glitches import glitches
 from joulemeter.idle import Idle
-from joulemeter.noise import Extra, Gram, Noise, fit_noise, gram, no_extra, raised, weighed_errors
+from joulemeter.misfit import alike_w2, few, misfit
+from joulemeter.noise import Extra, Gram, Noise, fit_noise, gram, no_extra, raised
 from joulemeter.occupancy import Occupancy
 from joulemeter.posterior import Energies, Powers, energies, powers
 from joulemeter.priors import Beliefs
@@ -56,10 +57,6 @@ SHIFTS = 4
 STEADY_S = 0.01
 """Within a long call, power is taken to wander on its own from one hundredth of a second to the next."""
 
-GAUGE_MARGIN = 1.15
-"""A gauge's variances are at least this much larger than the model's own, which takes what its lag and window
-do for a straight line; on simulated gauges intervals then hold in 96 of 100 cases."""
-
 COARSE = 1e-3
 """No energy is taken to be known better than by this fraction of itself (one standard deviation): powers that
 change within a call, stamps and idle between its knots are not followed more closely."""
@@ -67,9 +64,6 @@ change within a call, stamps and idle between its knots are not followed more cl
 LOST = 3.0
 """A pace under which errors exceed what is said of them by this factor, in variance, is not the counter's:
 under a wrong one the slow rise of a saw is taken for power, and its jumps for outliers."""
-
-STRETCHES = 40
-"""Stretches of rows over which errors are compared with what is said of them."""
 
 USUAL_VARIATION = 0.05**2
 """Calls of one site scatter by about 5 % in power, where the rows do not say otherwise."""
@@ -137,6 +131,7 @@ def estimate(
         run, response, score = _with_ticks(
             timeline, run, Matter(kept, gap, idle.knots_ns, seconds, call_s), idle, response, guess
         )
+    run = replace(run, energies=_rounded(run, kept, idle, made))
     return replace(_spread_out(run, kept, occupancy, own, seen, idle, response), score=score)
 
 
@@ -276,7 +271,7 @@ def _fitted(
     found = powers(sums, prior, believed, alike / usual_w**2)
     left = _work_variance(made, sums, seconds, call_s, at, noise)
     spread = energies(sums, found, seconds, left)
-    factor = _misfit(made, sums, found, at, noise, extra) * _few(sums, found)
+    factor = misfit(made, sums, _expected(made, found), at, noise, extra) * few(sums, found)
     by_knot = _by_knot(made, seconds, len(idle.mean_w))
     rested = _rested(idle, found, factor) if len(idle.quiet) else _bounded(idle, found, factor)
     spread = replace(spread, covariance=spread.covariance * factor)
@@ -362,40 +357,6 @@ def _by_knot(made: Design, seconds: Floats, knots: int) -> Floats:
     return np.asarray(beside * np.where(held > 1e-9, seconds / np.maximum(held, 1e-9), 1.0)[:, None])
 
 
-def _misfit(made: Design, sums: Gram, found: Powers, at: Floats, noise: Noise, extra: Extra) -> float:
-    """By what factor errors exceed what V says of them, seen over stretches of many rows; at least 1, or
-    GAUGE_MARGIN.
-
-    If V were right, the pull of a stretch's errors on a power would have the variance that the stretch adds
-    to the normal equations (the sandwich of White 1982, Econometrica 50, 1, here as one factor for all).
-    """
-    pull = weighed_errors(made, at, _expected(made, found), noise, extra)
-    starts = np.arange(0, len(made), max(len(made) // STRETCHES, 10))
-    scores = sparse.diags(pull) @ made.seconds
-    stretch = np.searchsorted(starts, np.arange(len(made)), side="right") - 1
-    gather = sparse.csr_matrix(
-        (np.ones(len(made)), (stretch, np.arange(len(made)))), shape=(len(starts), len(made))
-    )
-    seen = np.asarray((gather @ scores).power(2).sum(axis=0)).ravel()
-    said = np.diag(sums.part("power", "power"))[: sums.columns]
-    # Columns whose rows say less than their prior tell nothing of V.
-    told = said * at**2 > 4
-    least = 1.0 if made.windows.linked.any() else GAUGE_MARGIN
-    if len(starts) < 8 or not told.any():
-        return least
-    return float(np.clip(np.mean(seen[told] / said[told]), least, 25.0))
-
-
-def _few(sums: Gram, found: Powers) -> float:
-    """By how much variances grow because the noise is known from what rows leave over once powers took their
-    part:
-    rows by what is left of them, and the square of Student's 97.5 % point beside the bell curve's."""
-    wide = len(found.mean)
-    took = float((sums.part("power", "power") * found.covariance[:wide, :wide]).sum())
-    left = max(sums.rows - took, 3.0)
-    return sums.rows / left * float(special.stdtrit(left, 0.975) / 1.96) ** 2
-
-
 def _with_response(plain: Design, site_w: Floats, counter: bool) -> Design:
     """The design with columns for what a second's error of the lag, and of a gauge's window, would do to
     each row.
@@ -457,6 +418,23 @@ def _nothing(occupancy: Occupancy, idle: Idle, response: Response) -> Estimate:
         np.zeros(count),
         response,
     )
+
+
+def _rounded(run: _Fit, kept: Columns, idle: Idle, made: Design) -> Energies:
+    """The energies, as unsure as a gauge's steps leave powers that stay the same: each long call by itself,
+    and all else together where a meter averages it to one power."""
+    rows, single = made.windows, np.append(kept.single, False)
+    length_s, shared = float(np.median(rows.length_s)), np.where(single, 0.0, run.seconds)
+    alike = np.zeros(len(run.seconds))
+    for at in np.flatnonzero(single):
+        drawn_w = float(run.powers.site[at])
+        sample_w = run.noise.jitter * (drawn_w + float(np.mean(idle.mean_w)))
+        in_row = run.noise.variation * min(float(run.call_s[at]) / length_s, 1.0)
+        alike[at] = alike_w2(rows, math.hypot(sample_w, drawn_w * math.sqrt(in_row)))
+    mixed = np.asarray(made.seconds[:, ~single].sum(axis=1)).ravel() > 0.5 * rows.length_s
+    scatter_w = float(np.std((rows.energy_j / rows.length_s)[mixed])) if mixed.any() else 0.0
+    covariance = run.energies.covariance + np.diag(alike * run.seconds**2)
+    return replace(run.energies, covariance=covariance + alike_w2(rows, scatter_w) * np.outer(shared, shared))
 
 
 def _spread_out(

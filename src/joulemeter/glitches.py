@@ -20,21 +20,24 @@ WILD = 8.0
 """Standard deviations that such a sample lies from what powers say."""
 
 BEYOND = 1.5
-"""Times the highest of all other samples such a sample is, or their lowest such a sample: what a program draws once
-in a while lies in between."""
+"""Times the highest of all other samples such a sample is, or their lowest such a sample: what a program
+draws once in a while lies in between."""
 
 FEW = 0.03
 """The most such samples, as a part of all: of more, it is the powers that are wrong."""
 
 ROUNDS = 4
-"""How often rows are weighed by how far they lie from what the others say (Huber 1964, Ann. Math. Stat. 35, 73)."""
+"""How often rows are weighed by how far they lie from what the others say (Huber 1964, Ann. Math. Stat. 35,
+73)."""
 
 LEAN = 1e-3
-"""A power of which rows say less than this part of what they say of the clearest is drawn to the usual one."""
+"""A power of which rows say less than this part of what they say of the clearest is drawn to the usual
+one."""
 
 
 def glitches(designs: Iterable[Design]) -> Flags:
-    """Which rows (n,) lie far off under each of some ``designs``: the same samples under several responses."""
+    """Which rows (n,) lie far off under each of some ``designs``: the same samples under several
+    responses."""
     far: Flags | None = None
     watts = np.zeros(0)
     for made in designs:
@@ -42,15 +45,15 @@ def glitches(designs: Iterable[Design]) -> Flags:
         far = _far(made, watts) if far is None else far & _far(made, watts)
         if not far.any():
             break
-    if far is None or far.mean() > FEW:
+    if far is None or not far.any() or far.mean() > FEW:
         return np.zeros(len(watts), bool)
     usual = watts[~far]
-    return far & ((watts > BEYOND * usual.max()) | (BEYOND * watts < usual.min()))
+    return np.asarray(far & ((watts > BEYOND * usual.max()) | (BEYOND * watts < usual.min())))
 
 
 def near_the_middle(watts: Floats) -> Flags:
-    """Which of the samples (n,) of a supply at rest are no glitches: within BEYOND times their median, or not far from
-    it by their own scatter."""
+    """Which of the samples (n,) of a supply at rest are no glitches: within BEYOND times their median, or not
+    far from it by their own scatter."""
     middle = float(np.median(watts))
     sigma = 1.4826 * float(np.median(np.abs(watts - middle)))
     far = (watts > BEYOND * middle) | (BEYOND * watts < middle)

@@ -16,6 +16,7 @@ from scipy import linalg
 
 from joulemeter.design import Response, Windows, hats, windows
 from joulemeter.glitches import BEYOND, near_the_middle
+from joulemeter.misfit import alike_w2
 from joulemeter.stretches import Stretches
 from joulemeter.timeline import Timeline
 
@@ -256,7 +257,13 @@ def _piece(rows: Windows) -> tuple[float, float, float]:
         watts = rows.energy_j / length
         spread = float(np.var(watts, ddof=1)) if len(rows) > 1 else 0.0
         floor = (0.002 * float(watts.mean())) ** 2 + (rows.quantum_j / float(length.mean())) ** 2 / 12
-        return middle, float(watts.mean()), (spread + floor) / len(rows)
+        # What samples scatter by beyond their steps takes the steps out of their mean.
+        beyond = spread - (rows.quantum_j / float(length.mean())) ** 2 / 12
+        return (
+            middle,
+            float(watts.mean()),
+            (spread + floor) / len(rows) + alike_w2(rows, max(beyond, 0.0) ** 0.5),
+        )
     # A counter: the slope of its energy against time, whose points err independently by their stamps.
     t = np.concatenate([[0.0], np.cumsum(length)])
     energy = np.concatenate([[0.0], np.cumsum(rows.energy_j)])

@@ -38,6 +38,10 @@ MAX_BAND = 64
 """Overlapping windows further apart than this many rows are taken as independent."""
 
 
+WILD = 6.0
+"""Standard deviations from which on a row tells of what no span tells, and not of a response."""
+
+
 @dataclass(frozen=True, slots=True)
 class Noise:
     """``variation`` is κ, ``jitter`` τ in seconds (a counter) or σ as a fraction (a gauge)."""
@@ -231,8 +235,8 @@ def _stacked(design: Design, powers: Floats, noise: Noise, extra: Extra, block: 
 
 
 def factored(matrix: Floats) -> tuple[Floats, bool]:
-    """The Cholesky factor of a symmetric matrix, for ``scipy.linalg.cho_solve``; where rounding left it not positive, of
-    one with a little more on its diagonal."""
+    """The Cholesky factor of a symmetric matrix, for ``scipy.linalg.cho_solve``; where rounding left it not
+    positive, of one with a little more on its diagonal."""
     scale = np.diag(matrix).copy()
     for grain in (0.0, 1e-12, 1e-9, 1e-6):
         try:
@@ -243,10 +247,23 @@ def factored(matrix: Floats) -> tuple[Floats, bool]:
     return np.diag(np.sqrt(scale)), True
 
 
-def evidence(design: Design, prior: Prior, powers: Floats, noise: Noise, extra: Extra) -> float:
+def evidence(design: Design, prior: Prior, powers: Floats, noise: Noise, extra: Extra | None = None) -> float:
     """Log probability of the rows, the powers integrated out, up to a constant."""
-    sums = gram(design, powers, noise, extra, work=False)
-    return evidence_of(sums, prior)
+    return evidence_of(gram(design, powers, noise, extra or no_extra(len(design)), work=False), prior)
+
+
+def evidence_with_tails(design: Design, prior: Prior, powers: Floats, noise: Noise) -> float:
+    """The same where a few rows may lie WILD sigma off, or more: those as unsure as that makes them."""
+    sums = gram(design, powers, noise, no_extra(len(design)), work=False)
+    xx, xy = sums.part("power", "power"), sums.part("power", "joules")[:, 0]
+    right = prior.precision @ prior.mean + xy
+    found = linalg.cho_solve(factored(prior.precision + xx), right, check_finite=False)
+    count = design.seconds.shape[1]
+    expected = np.asarray(design.seconds @ found[:count] + design.idle @ found[count:])
+    extra = raised(design, powers, expected, noise, no_extra(len(design)), WILD)
+    if (extra.stamp == 1).all() and (extra.work == 1).all():
+        return evidence_of(sums, prior)
+    return evidence(design, prior, powers, noise, extra)
 
 
 def evidence_of(sums: Gram, prior: Prior) -> float:

@@ -17,7 +17,7 @@ from joulemeter.excerpt import Elapsed, excerpt_of, nearby
 from joulemeter.glitches import glitches
 from joulemeter.idle import Idle
 from joulemeter.nesting import parts
-from joulemeter.noise import Noise, Prior, belief, evidence, fit_noise, no_extra
+from joulemeter.noise import Noise, Prior, belief, evidence, evidence_with_tails, fit_noise, no_extra
 from joulemeter.occupancy import Occupancy, around, busy_stretches
 from joulemeter.reading import Rail
 from joulemeter.stretches import Stretches
@@ -193,13 +193,15 @@ def _narrowed(
         others = [pair for pair in fresh if pair not in set(short)]
         glance = search.glances(others)
         short += [others[at] for at in _shortlist(others, glance)]
-        scored.update(zip(short, search.weigh(short), strict=True))
+        scored.update(zip(short, search.weigh(short, plain=turn == 0), strict=True))
         each_window = _best_of_each_window(scored)
+        told = [pair for pair in scored if pair.window_ns == search.told.window_ns]
         scored = dict(sorted(scored.items(), key=lambda each: -each[1])[:LEFT])
         if turn in (0, 2):
             grown = search.refit(each_window[:1] if window_fixed or search.counter or turn else each_window)
             # Under a noise far from the true one all that is told is told wrongly: nothing is left out by it.
-            weighed = list(dict.fromkeys([*scored, *each_window, *(short if grown > FAR_OFF else ())]))
+            others = short if grown > FAR_OFF else told
+            weighed = list(dict.fromkeys([*scored, *each_window, *others]))
             scored = dict(zip(weighed, search.weigh(weighed), strict=True))
         leaders = _diverse(scored, (8, 5, 3, 1, 1)[turn], grain)
         grain, ratio = max(grain / 3, 1.0), ratio**0.5
@@ -329,15 +331,19 @@ class _Search:
         self._noise = Noise(0.05**2, 0.1 * timeline.spacing_ns / 1e9 if self.counter else 0.005)
         self._usual = self._noise
         self._smear_ns = -1
-        rows = windows(timeline, Response(0))
-        self.counting, self._quantum_j = counts(rows), rows.quantum_j if self.counter else 0.0
+        # A gauge's step is one of watts: what it is over a second.
+        rows = windows(timeline, Response(0, 0 if self.counter else 1_000_000_000))
+        self.counting, self._quantum = counts(rows), rows.quantum_j
         if not self.counter:
             self._forget_glitches(timeline.spacing_ns)
 
     def _forget_glitches(self, step: int) -> None:
-        """Leaves out what no response explains: were such samples errors like any others, those would be large."""
+        """Leaves out what no response explains: were such samples errors like any others, those would be
+        large."""
         spans = dict.fromkeys((self.told.window_ns, step, max(step // 4, 1), 2 * step))
-        tried = [Response(self.told.lag_ns + lag, span) for span in spans for lag in (0, step // 2, step, 2 * step)]
+        tried = [
+            Response(self.told.lag_ns + lag, span) for span in spans for lag in (0, step // 2, step, 2 * step)
+        ]
         known = self._rows.known.copy()
         wild = glitches(self._designs(tried))
         known[np.flatnonzero(known)[wild]] = False
@@ -361,8 +367,9 @@ class _Search:
         """A quick score (n,) for each pair."""
         return np.array([_likelihood(made, self.counter) for made in self._designs(pairs)])
 
-    def weigh(self, pairs: list[Response]) -> list[float]:
-        """The evidence for each pair, with what is believed of windows beforehand."""
+    def weigh(self, pairs: list[Response], plain: bool = False) -> list[float]:
+        """The evidence for each pair, with what is believed of windows beforehand; ``plain``: at a first
+        glance, when noise is not known, and what errs wildly is not told from what is wrong."""
         made = []
         for pair, design_ in zip(pairs, self._designs(pairs), strict=True):
             prior, at = self._prior(design_)
@@ -371,16 +378,13 @@ class _Search:
             if not usual and not self.counter:
                 near = np.abs(np.array(USUAL_WINDOWS_NS) / pair.window_ns - 1).min() < 0.02
                 bonus = 0.5 * USUAL_WINDOW if near else 0.0
-            made.append(
-                evidence(design_, prior, at, self._noise, no_extra(len(design_)))
-                + bonus
-                - _jacobian(pair, design_)
-            )
+            likely = evidence if plain or self.counter else evidence_with_tails
+            made.append(likely(design_, prior, at, self._noise) + bonus - _jacobian(pair, design_))
         return made
 
     def refit(self, pairs: list[Response]) -> float:
-        """Takes the noise from what a pair leaves over: of the pair that is the likeliest with its own. Returns
-        how many times as large as before its jitter is.
+        """Takes the noise from what a pair leaves over: of the pair that is the likeliest with its own.
+        Returns how many times as large as before its jitter is.
 
         Calls that differ much from each other make short windows likely while they are taken to be alike.
         """
@@ -420,7 +424,8 @@ class _Search:
                 seconds = self._table.at(end) - self._table.at(start)
                 joules = rows.step_j / np.diff(stamps) * pair.window_ns
             linked = np.append(False, rows.known[:-1]) & self.counter
-            part = Windows(start, end, joules, linked, self._quantum_j).take(rows.known)
+            quantum_j = self._quantum * (1.0 if self.counter else pair.window_ns / 1e9)
+            part = Windows(start, end, joules, linked, quantum_j).take(rows.known)
             seconds = seconds[rows.known]
             spread = seconds * np.minimum(seconds, self._call_s)
             idle = hats(ends, (part.start_ns + part.end_ns) / 2) * part.length_s[:, None]
