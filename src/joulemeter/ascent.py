@@ -223,7 +223,7 @@ def climbed(
     for _ in range(turns):
         site_w = np.maximum(at[:count], 0.05 * usual_w)
         rate = variation * site_w**2 * np.minimum(matter.call_s, step_s)
-        found = slopes(walk, made, at, Spread(rate, blur, quantum_j**2 / 6 + 1e-18))
+        found, looked_at = slopes(walk, made, at, Spread(rate, blur, quantum_j**2 / 6 + 1e-18)), at
         sums = gram_of(found, np.append(at, 0.0), rate)
         post = powers(sums, beliefs.power, others, beliefs.alike)
         moved = post.mean[:-1] - at
@@ -237,9 +237,21 @@ def climbed(
             ticks = replace(ticks, lag_ns=max(ticks.lag_ns + post.mean[-1] * 1e9, 0.0))
             made = _table(steps, ticks, matter)
     factor = _misfit(found, np.maximum(matter.call_s / step_s, 1.0), beliefs)
+    sums = gram_of(found, np.append(looked_at, 0.0), rate, fair=True)
+    post = replace(post, covariance=powers(sums, beliefs.power, others, beliefs.alike).covariance)
     spread = energies(sums, post, matter.seconds, rate * matter.seconds)
-    spread = replace(spread, covariance=spread.covariance * factor)
+    missed = np.diag(_missed(found, made, count) ** 2)
+    spread = replace(spread, covariance=spread.covariance * factor + missed)
     return Summit(post, spread, variation, blur, ticks, found.score, factor)
+
+
+def _missed(found: Slopes, made: Table, count: int) -> Floats:
+    """Joules (c,) that steps show beyond what powers explain, by the time that each column ran in them: where
+    those are so many that the powers were not moved by them, nobody knows whose they are."""
+    middle = made.upto[:, made.upto.shape[1] // 2, :count]
+    ran_s = np.diff(middle, axis=0)
+    share = ran_s / np.maximum(ran_s.sum(axis=1, keepdims=True), 1e-12)
+    return np.asarray(found.missed_j @ share)
 
 
 def _settled(moved: Floats, at: Floats, found: Powers) -> bool:

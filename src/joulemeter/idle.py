@@ -7,7 +7,7 @@ last span (clocks, queues) shows as a stretch that begins higher than it ends: t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -169,9 +169,12 @@ def find_idle(timeline: Timeline, busy: Stretches, response: Response) -> Idle:
     if not pieces:
         return _unseen(rows, knots, free)
     at, level, variance = (np.array(column) for column in zip(*pieces, strict=True))
-    walks = _walks(knots, at, level, variance)
-    first = _at_first(walks)
     seen = _stretches(quiet)
+    shared = _shared_w2(rows, seen)
+    walks = tuple(
+        replace(walk, covariance=walk.covariance + shared) for walk in _walks(knots, at, level, variance)
+    )
+    first = _at_first(walks)
     return Idle(knots, first.mean_w, first.covariance, seen, _stretches(tails), seen, walks=walks)
 
 
@@ -230,6 +233,19 @@ def _steady(
     return steady_from, [_piece(steady.take(slice(a, b))) for a, b in pairwise(cuts.tolist())]
 
 
+def _shared_w2(rows: Windows, quiet: Stretches) -> float:
+    """The variance in W² of the error that a gauge's steps bring to all samples of a supply at rest alike."""
+    if not len(rows) or rows.linked.any() or rows.quantum_j == 0:
+        return 0.0
+    watts, scatter = rows.energy_j / rows.length_s, []
+    for start, end in zip(quiet.start_ns.tolist(), quiet.end_ns.tolist(), strict=True):
+        mine = watts[(rows.start_ns >= start) & (rows.end_ns <= end)]
+        scatter.append(float(np.var(mine)) if len(mine) else 0.0)
+    # What samples scatter by beyond their steps takes the steps out of their mean.
+    beyond = max(scatter) - (rows.quantum_j / float(np.median(rows.length_s))) ** 2 / 12
+    return alike_w2(rows, max(beyond, 0.0) ** 0.5)
+
+
 def _waits(rows: Windows) -> bool:
     """Whether a counter's first readings show nothing: since when it has not moved, none of them tells."""
     return bool(len(rows) > 1 and rows.linked[1] and rows.length_s[0] > UNMOVED * np.median(rows.length_s))
@@ -257,13 +273,7 @@ def _piece(rows: Windows) -> tuple[float, float, float]:
         watts = rows.energy_j / length
         spread = float(np.var(watts, ddof=1)) if len(rows) > 1 else 0.0
         floor = (0.002 * float(watts.mean())) ** 2 + (rows.quantum_j / float(length.mean())) ** 2 / 12
-        # What samples scatter by beyond their steps takes the steps out of their mean.
-        beyond = spread - (rows.quantum_j / float(length.mean())) ** 2 / 12
-        return (
-            middle,
-            float(watts.mean()),
-            (spread + floor) / len(rows) + alike_w2(rows, max(beyond, 0.0) ** 0.5),
-        )
+        return middle, float(watts.mean()), (spread + floor) / len(rows)
     # A counter: the slope of its energy against time, whose points err independently by their stamps.
     t = np.concatenate([[0.0], np.cumsum(length)])
     energy = np.concatenate([[0.0], np.cumsum(rows.energy_j)])

@@ -109,12 +109,13 @@ class Spread:
 class Slopes:
     """``pulls`` (n − 1, p) of each step: on each column's power, each knot's, and the lag in seconds;
     ``on_spread`` (n − 1, 2) on the logarithms of the rates and of the blur. ``surprise`` (n − 1,): how many
-    variances each step is off, 1 in the mean where the powers are right. ``score``: how likely all are, a
-    logarithm."""
+    variances each step is off, 1 in the mean where the powers are right; ``missed_j`` (n − 1,): by how many
+    joules, where that is so far that it hardly counts. ``score``: how likely all are, a logarithm."""
 
     pulls: Floats
     on_spread: Floats
     surprise: Floats
+    missed_j: Floats
     score: float
 
 
@@ -156,16 +157,17 @@ def slopes(walk: Walk, made: Table, powers: Floats, spread: Spread) -> Slopes:
     ahead = np.full((len(walk), walk.bins), 1 / walk.bins)
     tangents = np.zeros((len(walk), many + 2, walk.bins))
     pulls, surprise, score = np.zeros((count, many + 2)), np.zeros(count), 0.0
+    missed_j = np.zeros(count)
     for live, at, counts, moves in walk:
-        fresh, moved, off = pairs.passed(at, ahead[live], tangents[live], moves)
+        fresh, moved, off, far_j = pairs.passed(at, ahead[live], tangents[live], moves)
         total = np.maximum(fresh.sum(axis=1), 1e-300)
         pull = moved.sum(axis=2) / total[:, None]
         ahead[live] = fresh / total[:, None]
         tangents[live] = moved / total[:, None, None] - pull[:, :, None] * ahead[live][:, None, :]
         if counts:
-            pulls[at], surprise[at] = pull, off / total
+            pulls[at], surprise[at], missed_j[at] = pull, off / total, far_j / total
             score += float(np.log(total).sum())
-    return Slopes(pulls[:, :many], pulls[:, many:], surprise, score)
+    return Slopes(pulls[:, :many], pulls[:, many:], surprise, missed_j, score)
 
 
 class _Pairs:
@@ -183,15 +185,17 @@ class _Pairs:
 
     def passed(
         self, at: Ints, ahead: Floats, tangents: Floats, moves: Floats
-    ) -> tuple[Floats, Floats, Floats]:
-        """Over steps ``at`` (m,): probabilities of ages (m, b), derivatives (m, p + 2, b), and by how many
-        variances steps are off (m,), not yet scaled."""
+    ) -> tuple[Floats, Floats, Floats, Floats]:
+        """Over steps ``at`` (m,): probabilities of ages (m, b), derivatives (m, p + 2, b), by how many
+        variances steps are off (m,), and by how many joules where those are SURPRISING (m,), not yet
+        scaled."""
         of_calls = np.maximum(self.of_calls[at + 1][:, None, :] - self.of_calls[at][:, :, None], 0)
         variance = of_calls + self.blur[at][:, :, None] + self.blur[at + 1][:, None, :]
         step = self.shown[at + 1][:, None, :] - self.shown[at][:, :, None]
         off = self.joules[at][:, None, None] - step
         squared = off * off / variance
-        told = (squared < FAR) & ~self.mute[at][:, None, None]
+        mute = self.mute[at][:, None, None]
+        told = (squared < FAR) & ~mute
         fits = np.exp(-0.5 * np.minimum(squared, FAR)) / np.sqrt(2 * np.pi * variance)
         fits[self.mute[at]] = 1.0
         pair = moves * fits
@@ -205,18 +209,26 @@ class _Pairs:
         moved[:, -2] += calls.sum(axis=1)
         moved[:, -1] += (wrong - calls).sum(axis=1)
         off_by = (weight * np.where(told, squared, 0.0)).sum(axis=(1, 2))
-        return weight.sum(axis=1), moved, off_by
+        far_j = (weight * np.where((squared > SURPRISING) & ~mute, off, 0.0)).sum(axis=(1, 2))
+        return weight.sum(axis=1), moved, off_by, far_j
 
 
-def gram_of(found: Slopes, powers: Floats, rate: Floats) -> Gram:
+def gram_of(found: Slopes, powers: Floats, rate: Floats, fair: bool = False) -> Gram:
     """The normal equations that the slopes at ``powers`` (p,) amount to.
 
     A call's own deviation adds to a step in proportion to its time in it, as its power does: the pulls on it
     are those on the power, times the rate. A step that is far off pulls hard, and its square would count as
-    many steps: it counts as one at the edge of what powers that are right leave.
+    many steps: it counts as one at the edge of what powers that are right leave. Of many steps squares are in
+    the mean what each tells. ``fair``: a power of which a few tell is told as much less as those are off by
+    more.
     """
     counted = 1 / np.maximum(found.surprise / SURPRISING, 1.0)
     told = (found.pulls * counted[:, None]).T @ found.pulls
+    if fair:
+        squares = found.pulls**2 * counted[:, None]
+        even = (squares / np.maximum(found.surprise, 1e-6)[:, None]).sum(axis=0)
+        by_chance = np.sqrt(np.maximum(squares.sum(axis=0) / np.maximum(even, 1e-300), 1.0))
+        told /= np.outer(by_chance, by_chance)
     joules = told @ powers + found.pulls.sum(axis=0)
     whole = np.eye(len(powers))
     whole = np.column_stack([whole, whole[:, : len(rate)] * rate])
