@@ -227,7 +227,8 @@ def _rows(rows: Windows, idle: Idle, occupancy: Occupancy, gap: Stretches, call_
     columns = 2 * (len(occupancy.sites) + 1) + len(idle.knots_ns)
     rows = coarser(rows, max(int(len(rows) * columns**2 / WORK) + 1, ticks_apart(rows)))
     made = design(rows, occupancy, gap, call_s, idle.knots_ns, float(np.mean(idle.mean_w)), blur_ns(rows))
-    return made if rows.linked.any() else made.take(~glitches([made]))
+    wild = glitches([made]) if not rows.linked.any() else np.zeros(0, bool)
+    return made.take(~wild) if wild.any() else made
 
 
 def _fitted(
