@@ -37,3 +37,15 @@ def test_unchaining_is_the_recursive_filter():
     columns = np.random.default_rng(0).random((50, 3))
     expected = signal.lfilter([1.0], [1.0, -0.7], columns, axis=0)
     np.testing.assert_allclose(response._unchained(columns), expected, rtol=1e-12)
+
+
+def test_a_matrix_that_rounding_left_not_positive_is_factored_all_the_same():
+    """Four sites under 14 readings of four watts: a Cholesky factor that there was none of ended the report."""
+    column = np.array([1e8, 1.0, 3e4])
+    matrix = np.outer(column, column)
+    matrix[1, 1] -= 1e-9
+    with pytest.raises(linalg.LinAlgError):
+        linalg.cho_factor(matrix, lower=True)
+    found = linalg.cho_solve(noise.factored(matrix), column)
+    assert np.isfinite(found).all()
+    assert np.allclose(matrix @ found, column, rtol=1e-3)
