@@ -201,7 +201,8 @@ def _quantum(values: Floats) -> float:
 def _step_w(watts: Floats) -> float:
     """The step of a gauge: of values that repeat, the greatest of which all are whole multiples, if there is
     one."""
-    distinct = np.unique(np.round(watts[:20_000], 9))
+    # Watts are differences of joules that added up: of a long run they are not exact to a nanowatt.
+    distinct = np.unique(np.round(watts[:20_000], 6))
     milliwatts = np.rint(distinct * 1e3).astype(np.int64)
     if len(distinct) < WHOLE_STEPS or len(distinct) > 0.8 * min(len(watts), 20_000):
         return 0.0

@@ -237,12 +237,12 @@ def _shared_w2(rows: Windows, quiet: Stretches) -> float:
     """The variance in W² of the error that a gauge's steps bring to all samples of a supply at rest alike."""
     if not len(rows) or rows.linked.any() or rows.quantum_j == 0:
         return 0.0
-    watts, scatter = rows.energy_j / rows.length_s, []
-    for start, end in zip(quiet.start_ns.tolist(), quiet.end_ns.tolist(), strict=True):
-        mine = watts[(rows.start_ns >= start) & (rows.end_ns <= end)]
-        scatter.append(float(np.var(mine)) if len(mine) else 0.0)
+    watts = rows.energy_j / rows.length_s
+    low = np.searchsorted(rows.start_ns, quiet.start_ns)
+    high = np.searchsorted(rows.end_ns, quiet.end_ns, side="right")
+    scatter = [float(np.var(watts[a:b])) for a, b in zip(low.tolist(), high.tolist(), strict=True) if a < b]
     # What samples scatter by beyond their steps takes the steps out of their mean.
-    beyond = max(scatter) - (rows.quantum_j / float(np.median(rows.length_s))) ** 2 / 12
+    beyond = max(scatter, default=0.0) - (rows.quantum_j / float(np.median(rows.length_s))) ** 2 / 12
     return alike_w2(rows, max(beyond, 0.0) ** 0.5)
 
 
